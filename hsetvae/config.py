@@ -140,7 +140,7 @@ class Config:
             )
 
     def but(self, **changes: Any) -> Config:
-        """A copy with some fields changed.  Raises UserError for an unknown name, a wrong type or a value out of range."""
+        """A copy with some fields changed; UserError for an unknown name, a wrong type or a value out of range."""
         known = [f.name for f in dataclasses.fields(self)]
         for name in changes:
             if name not in known:
@@ -229,7 +229,7 @@ def parse_settings(texts: list[str]) -> dict[str, Any]:
             else:
                 settings[name] = value if typing.get_origin(kind) is Literal else kind(value)
         except (KeyError, ValueError):
-            wanted = "true or false" if kind is bool else f"a {kind.__name__}"
+            wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "text")
             raise UserError(f'setting {name}: "{value}" is not {wanted}') from None
     return settings
 

@@ -1,0 +1,122 @@
+"""Masked attention, the blocks of the Set Transformer (Lee et al. 2019), and rotary angles (Su et al. 2021).
+
+Masks are boolean and True means real, everywhere; a query with no real key gets 0, forward and backward.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head attention Attn(X, Y): queries from X (n, Q, D), keys and values from Y (n, K, D) -> (n, Q, D)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self, x: Tensor, y: Tensor, mask: Tensor | None = None, causal: bool = False, angles: Tensor | None = None
+    ) -> Tensor:
+        """`mask` is True where a query may look at a key, broadcastable to (n, heads, Q, K); `angles` (n, T, D/heads/2)
+        rotate queries and keys, so that the logits depend on differences of time only."""
+        q = self._split(self.query(x))  # (n, heads, Q, D/heads)
+        k, v = map(self._split, self.key_value(y).chunk(2, dim=-1))  # (n, heads, K, D/heads)
+        if angles is not None:
+            q, k = rotate(q, angles.unsqueeze(1)), rotate(k, angles.unsqueeze(1))
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        return self.out(a.transpose(1, 2).flatten(2))  # (n, Q, D)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class MAB(nn.Module):
+    """Multihead attention block: MAB(X, Y) = LN(H + FF(H)), H = LN(X + Attn(X, Y, Y)).
+
+    With `residual=False` (ledger S2, before) the two sums lose their first term.
+    """
+
+    def __init__(self, width: int, heads: int, residual: bool) -> None:
+        super().__init__()
+        self.residual = residual
+        self.attention = Attention(width, heads)
+        self.norm1 = nn.LayerNorm(width)
+        self.feedforward = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        self.norm2 = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, y: Tensor, real: Tensor | None = None) -> Tensor:
+        """X (n, Q, D), Y (n, K, D), real (n, K) -> (n, Q, D)."""
+        a = self.attention(x, y, None if real is None else real[:, None, None, :])
+        h = self.norm1(x + a if self.residual else a)
+        f = self.feedforward(h)
+        return self.norm2(h + f if self.residual else f)
+
+
+class SAB(nn.Module):
+    """Set attention block: every element looks at every element, SAB(X) = MAB(X, X)."""
+
+    def __init__(self, width: int, heads: int, residual: bool) -> None:
+        super().__init__()
+        self.block = MAB(width, heads, residual)
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        return self.block(x, x, real)
+
+
+class ISAB(nn.Module):
+    """Induced set attention block: MAB(X, MAB(I, X)) with m learned inducing points I; O(nm) instead of O(n²)."""
+
+    def __init__(self, width: int, heads: int, residual: bool, points: int) -> None:
+        super().__init__()
+        self.points = nn.Parameter(torch.empty(points, width))
+        self.reset_parameters()
+        self.gather = MAB(width, heads, residual)
+        self.spread = MAB(width, heads, residual)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.points, std=self.points.shape[-1] ** -0.5)
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        summary = self.gather(self.points.expand(len(x), -1, -1), x, real)  # (n, m, D)
+        return self.spread(x, summary)
+
+
+class PMA(nn.Module):
+    """Pooling by multihead attention with one learned seed s: MAB(s, X), (n, K, D) -> (n, D)."""
+
+    def __init__(self, width: int, heads: int, residual: bool) -> None:
+        super().__init__()
+        self.seed = nn.Parameter(torch.empty(1, width))
+        self.reset_parameters()
+        self.block = MAB(width, heads, residual)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.seed, std=self.seed.shape[-1] ** -0.5)
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        return self.block(self.seed.expand(len(x), -1, -1), x, real).squeeze(1)
+
+
+def time_angles(hours: Tensor, features: int) -> Tensor:
+    """Rotary angles (…, features/2) in radians for times in hours, wavelengths 1 to 1,000 hours.
+
+    The band covers what a clinical stay holds: from neighbouring sets (minutes to an hour) to a stay of weeks.
+    """
+    pairs = features // 2
+    exponent = torch.arange(pairs, device=hours.device, dtype=hours.dtype) / max(pairs - 1, 1)
+    return hours.unsqueeze(-1) * (2 * math.pi * 1000.0**-exponent)
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn each pair (x_2i, x_2i+1) of x (…, F) by angles (…, F/2): the rotary embedding R_t x."""
+    even, odd = x[..., 0::2], x[..., 1::2]
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
