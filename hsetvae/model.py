@@ -112,3 +112,22 @@ def initialise(module: nn.Module, config: Config, seed: int) -> None:
                 if config.init == "xavier" and isinstance(part, nn.Linear):
                     nn.init.xavier_uniform_(part.weight)
                     nn.init.zeros_(part.bias)
+
+
+class Memoryless(nn.Module):
+    """h_t = token_t: a stand-in for the history that remembers nothing."""
+
+    def forward(self, tokens: Tensor, batch: Batch) -> Tensor:
+        return tokens
+
+
+class SetAutoencoder(HSetVAE):
+    """The SetVAE alone, for pretraining: each set is rebuilt from its own z, without time and without outcome."""
+
+    def __init__(self, config: Config, variables: int) -> None:
+        alone = config.but(
+            position="none", target="current", class_weight=0.0, dynamic_weights=False, pretrain_epochs=0,
+            setvae_lr_scale=1.0, stages="joint", patience=0, pooling="mean", head="linear", layers=1,
+        )  # fmt: skip
+        super().__init__(alone, variables)
+        self.history = Memoryless()

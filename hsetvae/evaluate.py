@@ -1,0 +1,113 @@
+"""Scores of a trained run on stays: outcome, calibration, likelihood, with 95 % intervals; predictions per stay.
+
+Evaluation uses posterior means, the strict causal mask and no noise anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .config import Config, UserError, stream
+from .data import Batch, Cohort, Standardiser, collate
+from .model import HSetVAE, Output
+from .objective import objective
+from .scores import interval, score_all
+
+EVALUATION_BATCH = 64  # stays per pass; changes speed only
+
+
+def passes(
+    model: HSetVAE, cohort: Cohort, index: np.ndarray, standardiser: Standardiser, max_sets: int, device: str = "cpu"
+) -> Iterator[tuple[np.ndarray, Batch, Output]]:
+    """Evaluate `index` in order, a batch at a time: yields (part of index, Batch, Output)."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for start in range(0, len(index), EVALUATION_BATCH):
+                part = index[start : start + EVALUATION_BATCH]
+                batch = collate(cohort, part, standardiser, max_sets).to(device)
+                yield part, batch, model(batch, sample=False)
+    finally:
+        model.train(training)
+
+
+def mean_terms(
+    model: HSetVAE, cohort: Cohort, index: np.ndarray, standardiser: Standardiser, config: Config, device: str = "cpu"
+) -> tuple[dict[str, float], np.ndarray]:
+    """Raw terms of the objective over `index`, each averaged in its own unit (sets or stays), and the logits."""
+    plain = config.but(label_smoothing=0.0)
+    sums: dict[str, float] = {}
+    counts: dict[str, float] = {}
+    logits = []
+    for _, batch, output in passes(model, cohort, index, standardiser, config.max_sets, device):
+        terms = objective(output, batch, plain, step=1, total=1).values
+        weight = {"bce": int((~batch.outcome.isnan()).sum()), "distortion_next": int(output.has_next.sum())}
+        for name, value in terms.items():
+            n = weight.get(name, batch.size)
+            sums[name] = sums.get(name, 0.0) + float(value) * n
+            counts[name] = counts.get(name, 0) + n
+        logits.append(output.logits.cpu().numpy())
+    return {name: sums[name] / max(counts[name], 1) for name in sums}, np.concatenate(logits)
+
+
+def _checked(run, cohort: Cohort, index: np.ndarray) -> None:
+    if len(index) == 0:
+        raise UserError(
+            "there is no stay to score: all stays of this table were used to train or to select this run; "
+            "give a table with other stays, or use `--split all` to score seen stays on purpose"
+        )
+    if tuple(cohort.variables) != tuple(run.variables):
+        raise UserError(
+            f"this table's {len(cohort.variables)} variables are not the run's {len(run.variables)}: "
+            "read it with read_cohort(events, outcomes, variables=run.variables)"
+        )
+
+
+def predict(run, cohort: Cohort, index: np.ndarray | None = None) -> np.ndarray:
+    """Probability of the outcome for each stay of `index` (default: all) -> (n,) float64."""
+    index = np.arange(len(cohort)) if index is None else index
+    _checked(run, cohort, index)
+    stays = passes(run.model, cohort, index, run.standardiser, run.config.max_sets)
+    return np.concatenate([torch.sigmoid(output.logits.double()).numpy() for _, _, output in stays])
+
+
+def evaluate(run, cohort: Cohort, index: np.ndarray | None = None) -> dict[str, float]:
+    """Scores on `index` (default: all stays): n, auroc, auprc, accuracy, majority, brier, ece, nll_per_event,
+    kl_per_set, each with `_low` and `_high`; nll in nats per event (None unless the decoder is a likelihood of the
+    current set), KL in nats per set.  UserError when no stay has a known outcome."""
+    index = np.arange(len(cohort)) if index is None else index
+    _checked(run, cohort, index)
+    rows, logits = [], []
+    for _, batch, output in passes(run.model, cohort, index, run.standardiser, run.config.max_sets):
+        logits.append(output.logits.double().numpy())
+        events = np.zeros(batch.size)
+        for bucket in batch.buckets:
+            events[bucket.sets.numpy()] = bucket.real.sum(1).numpy()
+        per_set = {"events": events, "sets": 1.0, "kl": output.kl.double().sum((1, 2)).numpy()}
+        if "current" in output.distortion:
+            per_set["nll"] = output.distortion["current"].double().numpy()
+        rows.append(pd.DataFrame(per_set).groupby(batch.row.numpy()).sum())
+    stays = pd.concat(rows, ignore_index=True)
+    outcome = cohort.outcome[index] if cohort.outcome is not None else np.full(len(index), np.nan)
+    known = ~np.isnan(outcome)
+    if not known.any():
+        raise UserError("none of these stays has a known outcome: give the outcome table (--outcomes FILE)")
+    probability = 1 / (1 + np.exp(-np.concatenate(logits)))
+    scores = score_all(outcome[known], probability[known])
+    draws = np.random.default_rng(stream(0, "bootstrap")).multinomial(
+        len(stays), np.ones(len(stays)) / len(stays), 1000
+    )
+    per_event = run.config.decoder == "likelihood" and "nll" in stays
+    ratios = {"nll_per_event": ("nll", "events") if per_event else None, "kl_per_set": ("kl", "sets")}
+    for name, pair in ratios.items():
+        scores[name] = scores[f"{name}_low"] = scores[f"{name}_high"] = None
+        if pair:
+            above, below = (stays[column].to_numpy() for column in pair)
+            scores[name] = float(above.sum() / below.sum())
+            scores[f"{name}_low"], scores[f"{name}_high"] = interval((draws @ above) / (draws @ below))
+    return scores

@@ -1,0 +1,213 @@
+"""The training loop, visible and exact: a step is a function of (seed, step), so a killed run resumes bit for bit."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from torch import nn
+
+from .config import Config, UserError, stream
+from .data import Cohort, Split, Standardiser, batches, collate
+from .evaluate import mean_terms
+from .files import write_atomically
+from .model import HSetVAE, SetAutoencoder, initialise
+from .objective import objective
+from .optim import CLIPS, lr_at, parameter_groups, set_stage
+from .progress import Progress
+from .runs import Run, claim, identity_of, load_run, load_tensors, save_history, save_resume
+from .scores import auroc
+
+ROWS_PER_EPOCH = 4  # rows of the history; validation is scored at the end of each epoch
+RESUME_SECONDS = 60  # a resume point at least this often, and after every epoch
+
+
+class TrainingDiverged(UserError):
+    """The loss or a gradient became NaN or infinite; the message names step, stays and parameter."""
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+
+def train(
+    config: Config,
+    cohort: Cohort,
+    split: Split,
+    out: str | os.PathLike,
+    seed: int = 0,
+    resume: bool = False,
+    progress: bool = True,
+    device: str = "cpu",
+) -> Run:
+    """Train on `split.train`, select on `split.validation`, write the run to the folder `out`.
+
+    `resume=True` continues a killed run of the same configuration, data and seed, or returns a finished one.
+    Under `torchrun` every rank calls it and takes its share of each batch (torch's DistributedDataParallel).
+    Raises UserError when `out` holds another run, TrainingDiverged for a non-finite loss or gradient.
+    """
+    out = Path(out)
+    standardiser = Standardiser.fit(cohort, split.train)
+    if len(split.train) == 0 or len(split.validation) == 0:
+        raise UserError("the training or the validation part has no stay: give more stays or other shares")
+    identity = identity_of(config, cohort, split, seed, standardiser)
+    if int(os.environ.get("RANK", "0")) == 0:
+        claim(out, identity, resume)
+        parts = [(name, i) for name in ("train", "validation", "test") for i in getattr(split, name)]
+        prints = cohort.fingerprints()
+        table = pd.DataFrame([(cohort.stays[i], name, prints[i]) for name, i in parts])
+        write_atomically(out / "stays.csv", table.to_csv(index=False, header=["stay", "part", "fingerprint"]).encode())
+        write_atomically(out / "config.json", json.dumps(identity, indent=1).encode())
+    model = HSetVAE(config, len(cohort.variables))
+    initialise(model, config, seed)
+    if config.pretrain_epochs:
+        before = SetAutoencoder(config, len(cohort.variables))
+        initialise(before, config, seed)
+        alone = before.config.but(epochs=config.pretrain_epochs)
+        _fit(
+            before,
+            alone,
+            cohort,
+            split,
+            standardiser,
+            out / "pretraining",
+            stream(seed, "pretraining"),
+            progress,
+            device,
+        )
+        load_tensors(model.setvae, out / "pretraining" / "model.safetensors", prefix="setvae.")
+    _fit(model, config, cohort, split, standardiser, out, seed, progress, device)
+    return load_run(out)
+
+
+def _fit(model, config, cohort, split, standardiser, out: Path, seed: int, progress: bool, device: str) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / "done.json").exists():
+        return
+    model.to(device).train()
+    forward, rank, world = _distributed(model, device)
+    optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr)
+    per_epoch = len(batches(len(split.train), config.batch_size, seed, 0))
+    total = per_epoch * config.epochs
+    state = {"step": 0, "best": math.inf, "waited": 0, "seconds": 0.0, "rows": []}
+    if (out / "resume.pt").exists():
+        saved = torch.load(out / "resume.pt", map_location=device, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        state = saved["state"]
+    started, saved_at = time.monotonic() - state["seconds"], time.monotonic()
+    interval: list[dict] = []
+    with Progress(total, state["step"], progress and rank == 0, out.name) as bar, torch.random.fork_rng(devices=[]):
+        for step in range(state["step"], total):
+            epoch, place = divmod(step, per_epoch)
+            if place == 0 and config.patience and state["waited"] >= config.patience:
+                break
+            if place == 0 or step == state["step"]:
+                order = batches(len(split.train), config.batch_size, seed, epoch)
+            chosen = split.train[order[place]]
+            chosen = chosen[rank::world] if len(chosen) >= world else chosen
+            batch = collate(cohort, chosen, standardiser, config.max_sets).to(device)
+            interval.append(_step(model, forward, optimizer, batch, config, seed, step, total, rank))
+            ended = place + 1 == per_epoch
+            if ended or (place + 1) % math.ceil(per_epoch / ROWS_PER_EPOCH) == 0:
+                seconds = time.monotonic() - started
+                row = {"step": step + 1, "epoch": epoch + 1, "seconds": seconds, **_averages(interval)}
+                interval = []
+                if ended:
+                    row |= _validate(model, cohort, split.validation, standardiser, config, device)
+                    better = row["validation_loss"] < state["best"]
+                    state["best"] = min(state["best"], row["validation_loss"])
+                    state["waited"] = 0 if better else state["waited"] + 1
+                    if better and rank == 0:
+                        weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+                        write_atomically(out / "model.safetensors", safetensors.torch.save(weights))
+                state["rows"].append(row)
+                state |= {"step": step + 1, "seconds": seconds}
+                if rank == 0 and (ended or time.monotonic() - saved_at > RESUME_SECONDS):
+                    save_resume(out, model, optimizer, state)
+                    saved_at = time.monotonic()
+                bar.update(step + 1, row)
+    if rank == 0:
+        save_history(out, state)
+        done = {"steps": state["step"], "seconds": state["seconds"], "best_validation_loss": state["best"]}
+        write_atomically(out / "done.json", json.dumps(done).encode())
+        (out / "resume.pt").unlink(missing_ok=True)
+    if world > 1:
+        torch.distributed.barrier()
+
+
+def _step(model, forward, optimizer, batch, config: Config, seed: int, step: int, total: int, rank: int) -> dict:
+    """One update: forward, objective, backward, clip, step -> the row of raw numbers it leaves."""
+    set_stage(model, config, step, total)
+    torch.manual_seed(stream(seed, "dropout", step, rank))
+    noise = torch.Generator().manual_seed(stream(seed, "latent", step, rank))
+    for group in optimizer.param_groups:
+        group["lr"] = group["scale"] * lr_at(config, step, total)
+    optimizer.zero_grad(set_to_none=True)
+    with torch.autograd.set_detect_anomaly(config.detect_anomaly):
+        terms = objective(forward(batch, True, noise), batch, config, step, total)
+        terms.total.backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    numbers = dict(terms.values, lr=lr_at(config, step, total), gradient_norm=norm)
+    if not torch.isfinite(norm + terms.total.detach()):
+        if not config.skip_nonfinite:
+            raise TrainingDiverged(_what_diverged(model, terms, batch, step))
+        return {"skipped": 1}
+    after, cosine = CLIPS[config.clip](gradients, norm, config.clip_at)
+    optimizer.step()
+    changed = (after < norm * (1 - 1e-6)).float()
+    return dict(numbers, gradient_norm_clipped=after, gradient_cosine=cosine, clipped=changed, skipped=0)
+
+
+def _what_diverged(model: nn.Module, terms, batch, step: int) -> str:
+    bad = [n for n, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    terms_bad = [name for name, value in terms.values.items() if not math.isfinite(float(value))]
+    where = f"the gradient of {bad[0]} (and {len(bad) - 1} more)" if bad else "the loss"
+    return (
+        f"training diverged at step {step}: {where} is not finite"
+        + (f"; terms not finite: {', '.join(terms_bad)}" if terms_bad else "")
+        + f"; stays of this batch: {', '.join(batch.stay[:8])}{' …' if len(batch.stay) > 8 else ''}. "
+        "The last good checkpoint is intact. Lower lr, clip by norm (clip=norm), or count and skip such steps "
+        "(skip_nonfinite=true); detect_anomaly=true names the operation"
+    )
+
+
+def _averages(interval: list[dict]) -> dict[str, float]:
+    """Mean of each number over the steps of an interval; `skipped` is a count; NaN when every step was skipped."""
+    kept = [numbers for numbers in interval if not numbers["skipped"]]
+    row = {n: float(torch.tensor([float(k[n]) for k in kept]).double().mean()) for n in (kept[0] if kept else {})}
+    return row | {"skipped": float(len(interval) - len(kept))}
+
+
+def _validate(model, cohort, index, standardiser, config: Config, device: str) -> dict[str, float]:
+    """Validation terms; what selects is the outcome's BCE, or the negative ELBO where no outcome is learned."""
+    terms, logits = mean_terms(model, cohort, index, standardiser, config, device)
+    outcome = cohort.outcome[index] if cohort.outcome is not None else np.full(len(index), np.nan)
+    known = ~np.isnan(outcome)
+    row = {f"validation_{n}": terms[n] for n in ("distortion_current", "distortion_next", "kl", "bce")}
+    elbo = terms["distortion_current"] + terms["distortion_next"] + terms["kl"]
+    row["validation_loss"] = terms["bce"] if known.any() and config.class_weight else elbo
+    both = known.any() and len(np.unique(outcome[known])) == 2
+    row["validation_auroc"] = auroc(outcome[known], logits[known]) if both else math.nan
+    return row
+
+
+# --- several processes -----------------------------------------------------------------------------------------------
+
+
+def _distributed(model: nn.Module, device: str) -> tuple[nn.Module, int, int]:
+    """The module to call, this process's rank and their number; under torchrun, DistributedDataParallel."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return model, 0, 1
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    wrapped = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+    return wrapped, torch.distributed.get_rank(), world
