@@ -1,0 +1,323 @@
+"""From a cohort of ragged stays to a batch of tensors: splits, standardiser, collation.
+
+A stay is a sequence of sets, a set is all (variable, value) events of one time.  Everything ragged is kept flat, with
+offsets: no Python loop runs over sets or events.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .config import UserError, nearest, stream
+
+CLIP = 10.0  # |z| of an event is at most this: an entry error of 1,000 SD must not outweigh all other events of a batch
+TAIL = 0.01  # share of events at either end that mean and SD see only as that quantile, for the same reason
+USEFUL = 0.9  # at least this share of the event cells of a bucket is real, the rest is padding
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """Stays as flat arrays: S stays, M sets, E events.  Every stay has a set, every set an event.
+
+    The sets of stay i are `first_set[i]:first_set[i+1]`, in time; the events of set m are
+    `first_event[m]:first_event[m+1]`, by variable, each variable once.
+    """
+
+    variables: tuple[str, ...]  # sorted names
+    stays: np.ndarray  # (S,) ids as text
+    first_set: np.ndarray  # (S+1,) int64
+    first_event: np.ndarray  # (M+1,) int64
+    hours: np.ndarray  # (M,) float64, since the start of the stay
+    variable: np.ndarray  # (E,) int16, index into `variables`
+    value: np.ndarray  # (E,) float64, natural units
+    outcome: np.ndarray | None = None  # (S,) float64, 0 or 1, NaN where unknown
+    probability: np.ndarray | None = None  # (S,) true outcome probability, of simulated stays
+    group: np.ndarray | None = None  # (S,) text, for example the set letter of a public data set
+
+    def __len__(self) -> int:
+        return len(self.stays)
+
+    def subset(self, index: np.ndarray) -> Cohort:
+        """The stays of `index`, in that order."""
+        index = np.asarray(index, dtype=np.int64)
+        sets, first_set = ragged_rows(self.first_set, index)
+        events, first_event = ragged_rows(self.first_event, sets)
+        per_stay = {
+            name: None if getattr(self, name) is None else getattr(self, name)[index]
+            for name in ("stays", "outcome", "probability", "group")
+        }
+        return dataclasses.replace(
+            self, first_set=first_set, first_event=first_event, hours=self.hours[sets],
+            variable=self.variable[events], value=self.value[events], **per_stay,
+        )  # fmt: skip
+
+    def fingerprints(self) -> list[str]:
+        """Content hash of each stay's events, whatever its id and whatever other variables the cohort knows."""
+        names = np.array([int(_hash(name.encode())[:15], 16) for name in self.variables], dtype=np.int64)
+        hours = np.repeat(self.hours, np.diff(self.first_event))
+        events = np.stack([hours.view(np.int64), names[self.variable], self.value.view(np.int64)], axis=1)  # (E, 3)
+        bounds = self.first_event[self.first_set]
+        return [_hash(events[a:b].tobytes()) for a, b in itertools.pairwise(bounds)]
+
+    def key(self) -> str:
+        """Content hash of the whole: ids, events, outcomes, probabilities, groups."""
+        parts = [repr(self.variables).encode()]
+        for f in dataclasses.fields(self)[1:]:
+            array = getattr(self, f.name)
+            text = array is not None and array.dtype.kind in "UOT"
+            parts.append(repr(array.tolist()).encode() if text else b"" if array is None else array.tobytes())
+        return _hash(*parts)
+
+
+def _hash(*parts: bytes) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
+
+
+def ragged_rows(first: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of all items of the rows `index` of a ragged array with offsets `first`, and their own offsets."""
+    count = first[index + 1] - first[index]
+    offsets = np.concatenate([[0], np.cumsum(count)])
+    return np.arange(offsets[-1]) + np.repeat(first[index] - offsets[:-1], count), offsets
+
+
+# --- splits ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Index arrays into the stays of a cohort, disjoint and sorted."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def split(
+    cohort: Cohort,
+    seed: int,
+    shares: tuple[float, float, float] = (0.6, 0.2, 0.2),
+    fit: Sequence[str] | None = None,
+    score: Sequence[str] | None = None,
+) -> Split:
+    """Split by stay, stratified by outcome, decided by `seed` -> Split.
+
+    With `fit` and/or `score` (names of groups) the test stays are the groups of `score` (default: all others), and
+    training and validation share the groups of `fit` (default: all others) as `shares[0] : shares[1]`.
+    Raises UserError for unknown or overlapping groups and when a part would be empty.
+    """
+    rng = np.random.default_rng(stream(seed, "split"))
+    if fit is None and score is None:
+        parts = _stratified(cohort, np.arange(len(cohort)), shares, rng)
+    else:
+        inside, outside = _groups(cohort, fit, score)
+        train, validation = _stratified(cohort, inside, shares[:2], rng)
+        parts = [train, validation, outside]
+    for name, part in zip(("training", "validation", "test"), parts, strict=True):
+        if not len(part):
+            raise UserError(f"the split of {len(cohort)} stays leaves none for {name}: give more stays")
+    return Split(*(np.sort(part) for part in parts))
+
+
+def _stratified(cohort: Cohort, index: np.ndarray, shares: Sequence[float], rng) -> list[np.ndarray]:
+    outcome = np.zeros(len(cohort)) if cohort.outcome is None else np.nan_to_num(cohort.outcome, nan=-1)
+    cuts = np.cumsum(shares)[:-1] / np.sum(shares)
+    parts = []
+    for level in np.unique(outcome[index]):
+        members = rng.permutation(index[outcome[index] == level])
+        parts.append(np.split(members, np.rint(cuts * len(members)).astype(int)))
+    return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
+
+
+def _groups(cohort: Cohort, fit: Sequence[str] | None, score: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
+    if cohort.group is None:
+        raise UserError("this table has no column group: fit and score need one, with one name per stay")
+    known = sorted(set(cohort.group.tolist()))
+    for name in [*(fit or []), *(score or [])]:
+        if name not in known:
+            raise UserError(f'there is no group "{name}" (there are {", ".join(known)}){nearest(name, known)}')
+    fit = [g for g in known if g not in score] if fit is None else fit
+    score = [g for g in known if g not in fit] if score is None else score
+    if both := sorted(set(fit) & set(score)):
+        raise UserError(f"group {', '.join(both)} is both fitted and scored: a stay may be used for one of them only")
+    return np.flatnonzero(np.isin(cohort.group, fit)), np.flatnonzero(np.isin(cohort.group, score))
+
+
+def batches(n: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Positions 0..n-1 in random order, cut into batches: a function of (seed, epoch) and of nothing else."""
+    order = np.random.default_rng(stream(seed, "batches", epoch)).permutation(n)
+    return [order[start : start + batch_size] for start in range(0, n, batch_size)]
+
+
+# --- standardised values ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Standardiser:
+    """z = (x - mean) / scale per variable, kept within ±CLIP; fitted on training stays only.
+
+    Mean and SD are winsorised: the outermost 1 % of a variable's events count as its 1 % and 99 % quantile.  A constant
+    variable has scale 1.  A variable unseen in training has z = 0 (its presence counts, its value says nothing yet)
+    and is named in `unseen`.
+    """
+
+    variables: tuple[str, ...]
+    mean: np.ndarray  # (V,) natural units
+    scale: np.ndarray  # (V,) natural units
+    count: np.ndarray  # (V,) events in training
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        return tuple(name for name, n in zip(self.variables, self.count, strict=True) if n == 0)
+
+    @classmethod
+    def fit(cls, cohort: Cohort, index: np.ndarray) -> Standardiser:
+        """Statistics of the stays `index`; no other stay is read."""
+        part = cohort.subset(index)
+        order = np.argsort(part.variable, kind="stable")
+        bounds = np.searchsorted(part.variable[order], np.arange(len(cohort.variables) + 1))
+        mean, scale = np.zeros(len(bounds) - 1), np.ones(len(bounds) - 1)
+        for v in np.flatnonzero(np.diff(bounds)):
+            x = part.value[order[bounds[v] : bounds[v + 1]]]
+            inner = x.clip(*np.quantile(x, [TAIL, 1 - TAIL]))
+            mean[v] = inner.mean()
+            tiny = 1e-9 * np.abs(x).max()  # rounding error of a constant
+            scale[v] = next((sd for sd in (inner.std(), x.std()) if sd > tiny), 1.0)
+        return cls(cohort.variables, mean, scale, np.diff(bounds))
+
+    def standardise(self, variable: np.ndarray, value: np.ndarray) -> np.ndarray:
+        """Natural units -> z, float32."""
+        z = (value - self.mean[variable]) / self.scale[variable]
+        return np.where(self.count[variable] > 0, z.clip(-CLIP, CLIP), 0).astype(np.float32)
+
+    def transform(self, cohort: Cohort) -> np.ndarray:
+        """z of every event of the cohort -> (E,) float32.  Raises UserError when the variables differ."""
+        self._check(cohort)
+        return self.standardise(cohort.variable, cohort.value)
+
+    def inverse(self, variable: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """z -> natural units."""
+        return self.mean[variable] + self.scale[variable] * z
+
+    def _check(self, cohort: Cohort) -> None:
+        if self.variables != cohort.variables:
+            other = sorted(set(self.variables) ^ set(cohort.variables))
+            raise UserError(
+                f"this table's variables are not those the values were standardised with (different: "
+                f"{', '.join(other[:5])}): read it with read_cohort(events, outcomes, variables=run.variables)"
+            )
+
+    def to_dict(self) -> dict[str, list]:
+        arrays = {name: getattr(self, name).tolist() for name in ("mean", "scale", "count")}
+        return {"variables": list(self.variables), **arrays}
+
+    @classmethod
+    def from_dict(cls, d: dict[str, list]) -> Standardiser:
+        numbers = (np.array(d["mean"], dtype=float), np.array(d["scale"], dtype=float), np.array(d["count"], dtype=int))
+        return cls(tuple(d["variables"]), *numbers)
+
+
+# --- batches of tensors ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Bucket:
+    """n sets of similar size, padded on the right to K events."""
+
+    variable: Tensor  # (n, K) int64, 0 on padding
+    value: Tensor  # (n, K) float32 standardised, 0 on padding
+    real: Tensor  # (n, K) bool
+    sets: Tensor  # (n,) int64, which of the batch's M sets
+
+    def to(self, device: str | torch.device) -> Bucket:
+        return _moved(self, device)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B stays with M sets, at most T in one stay.  Set m is the `column[m]`-th of stay `row[m]`."""
+
+    stay: list[str]  # (B,)
+    hours: Tensor  # (B, T) float32, 0 on padding
+    real: Tensor  # (B, T) bool, right-padded
+    outcome: Tensor  # (B,) float32, NaN where unknown
+    buckets: list[Bucket]  # every set is in exactly one
+    size: int  # M
+    row: Tensor  # (M,) int64
+    column: Tensor  # (M,) int64
+
+    def to(self, device: str | torch.device) -> Batch:
+        return dataclasses.replace(_moved(self, device), buckets=[bucket.to(device) for bucket in self.buckets])
+
+
+def _moved(item, device):
+    tensors = {f.name: getattr(item, f.name) for f in dataclasses.fields(item)}
+    return dataclasses.replace(item, **{n: t.to(device) for n, t in tensors.items() if isinstance(t, Tensor)})
+
+
+def collate(cohort: Cohort, index: np.ndarray, standardiser: Standardiser, max_sets: int) -> Batch:
+    """The stays `index` as one Batch; sets ordered by stay, then time.
+
+    Raises UserError when a stay has more than `max_sets` sets, or the cohort other variables than the standardiser.
+    """
+    standardiser._check(cohort)
+    index = np.asarray(index, dtype=np.int64)
+    sets, first = ragged_rows(cohort.first_set, index)  # (M,), (B+1,)
+    count = np.diff(first)
+    B, T = len(index), int(count.max(initial=0))
+    if T > max_sets:
+        longest = index[count.argmax()]
+        raise UserError(
+            f'stay "{cohort.stays[longest]}" has {T} sets, more than max_sets = {max_sets}: '
+            f"train with --set max_sets={T}, or leave this stay out"
+        )
+    row = np.repeat(np.arange(B), count)
+    column = np.arange(len(sets)) - first[row]
+    hours, real = np.zeros((B, T), dtype=np.float32), np.zeros((B, T), dtype=bool)
+    hours[row, column], real[row, column] = cohort.hours[sets], True
+    outcome = np.full(B, np.nan) if cohort.outcome is None else cohort.outcome[index]
+    return Batch(
+        stay=cohort.stays[index].tolist(),
+        hours=torch.from_numpy(hours),
+        real=torch.from_numpy(real),
+        outcome=torch.from_numpy(outcome.astype(np.float32)),
+        buckets=[_bucket(cohort, sets, members, standardiser) for members in _by_size(cohort, sets)],
+        size=len(sets),
+        row=torch.from_numpy(row),
+        column=torch.from_numpy(column),
+    )
+
+
+def _by_size(cohort: Cohort, sets: np.ndarray) -> list[np.ndarray]:
+    """Positions 0..M-1 grouped by set size: each group takes in smaller sizes as long as USEFUL of its cells hold."""
+    size = cohort.first_event[sets + 1] - cohort.first_event[sets]
+    number = np.bincount(size)
+    group_of = np.zeros(len(number), dtype=np.int64)
+    groups = widest = cells = events = 0
+    for k in np.flatnonzero(number)[::-1]:  # the distinct sizes, a few dozen
+        if events + k * number[k] < USEFUL * (cells + widest * number[k]) or not groups:
+            groups, widest, cells, events = groups + 1, k, 0, 0
+        cells, events = cells + widest * number[k], events + k * number[k]
+        group_of[k] = groups
+    return [np.flatnonzero(group_of[size] == g + 1) for g in range(groups)]
+
+
+def _bucket(cohort: Cohort, sets: np.ndarray, members: np.ndarray, standardiser: Standardiser) -> Bucket:
+    start, stop = cohort.first_event[sets[members]], cohort.first_event[sets[members] + 1]
+    cell = start[:, None] + np.arange((stop - start).max())  # (n, K)
+    real = cell < stop[:, None]
+    variable, value = np.zeros(cell.shape, dtype=np.int64), np.zeros(cell.shape, dtype=np.float32)
+    events = cell[real]
+    variable[real] = cohort.variable[events]
+    value[real] = standardiser.standardise(cohort.variable[events], cohort.value[events])
+    return Bucket(*(torch.from_numpy(a) for a in (variable, value, real, members)))
