@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
+from scipy.special import expit
 
 from .config import UserError, stream
 from .data import Cohort
@@ -65,9 +66,9 @@ class Simulation:
 def simulate(
     stays: int = 1000,
     seed: int = 0,
-    history_weight: float = 1.4,
+    history_weight: float = 1.8,
     current_weight: float = 0.4,
-    time_weight: float = 1.4,
+    time_weight: float = 1.8,
     informative: float = 0.4,
 ) -> Simulation:
     """Draw `stays` stays of one population; another seed draws other stays.
@@ -75,15 +76,17 @@ def simulate(
     The weights are log odds of the outcome per population SD of: the mean burden of breathing over the stay (history),
     the state at the end (current), the hours that circulation is beyond its threshold (time).  `informative` is the
     log rate of visits per SD of the state; 0 = visits say nothing.  A constant makes the outcome's prevalence 14 %.
-    Raises UserError unless `stays` is at least 1.
+    Raises UserError unless `stays` is at least 1 and the knobs are finite.
     """
+    weights = (history_weight, current_weight, time_weight)
     if stays < 1:
         raise UserError(f"stays = {stays}: simulate at least 1 stay")
+    if not np.isfinite([*weights, informative]).all():
+        raise UserError(f"the weights {weights} and informative = {informative} must be finite numbers")
     rng = {part: np.random.default_rng(stream(seed, "simulate", part)) for part in ("path", "visits", "events", "end")}
     path, length, age = _paths(stays, rng["path"])
-    weights = (history_weight, current_weight, time_weight)
     logit = _features(path, length) @ np.array(weights) + _constant(weights)
-    probability = 1 / (1 + np.exp(-logit))
+    probability = expit(logit)
     outcome = (rng["end"].random(stays) < probability).astype(float)
 
     rate = STEP * VISITS * np.exp(informative * path.mean(axis=2))  # (S, G)
@@ -131,7 +134,7 @@ def _constant(weights: tuple[float, float, float]) -> float:
     """The log odds that give the population (here 4,000 stays that are in no cohort) the wanted prevalence."""
     path, length, _ = _paths(4000, np.random.default_rng(stream(0, "simulate", "reference")))
     logit = _features(path, length) @ np.array(weights)
-    return brentq(lambda c: (1 / (1 + np.exp(-logit - c))).mean() - PREVALENCE, -50, 50)
+    return brentq(lambda c: expit(logit + c).mean() - PREVALENCE, -logit.max() - 50, 50 - logit.min())
 
 
 def _events(stay: np.ndarray, step: np.ndarray, state: np.ndarray, age: np.ndarray, rng) -> dict[str, np.ndarray]:
