@@ -1,0 +1,197 @@
+"""What the texts promise holds: commands exist, versions agree, pages and modules keep the rules of the house."""
+
+import ast
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from packaging.requirements import Requirement
+
+import hsetvae
+from hsetvae.cli import app
+from hsetvae.config import Config
+
+ROOT = Path(__file__).resolve().parents[1]
+TRACKED = [
+    ROOT / name
+    for name in subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    if (ROOT / name).is_file()
+]
+PAGES = [page for page in TRACKED if page.suffix == ".md" and page.is_relative_to(ROOT / "book")]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+# A module may import from the lines above its own and from nothing else.
+LAYERS = [
+    {"config"},
+    {"attention", "files", "optim", "progress", "scores", "statistics", "plots"},
+    {"data"},
+    {"events", "setvae", "history", "decoders", "baselines"},
+    {"simulate", "physionet", "model"},
+    {"objective", "runs"},
+    {"evaluate"},
+    {"generate", "diagnostics", "train"},
+    {"advice"},
+    {"study"},
+    {"sweep"},
+    {"cli"},
+]
+
+
+def commands(path: Path) -> list[str]:
+    """Lines of the code blocks of a text that call make or hsetvae, with continued lines joined."""
+    blocks = re.findall(r"^```([^\n]*)\n(.*?)^```$", path.read_text(), flags=re.M | re.S)
+    plain = "\n".join(code for kind, code in blocks if kind in ("", "bash", "console"))
+    lines = plain.replace("\\\n", " ").splitlines()
+    inline = re.findall(r"`((?:make|hsetvae) [^`]+)`", path.read_text())
+    return [line.split("#")[0].strip(" $") for line in lines + inline if re.match(r"[ $]*(make|hsetvae) ", line)]
+
+
+TEXTS = [p for p in TRACKED if p.suffix == ".md"]
+
+
+def test_every_make_command_in_the_texts_is_a_target():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    asked = {
+        (text.name, word)
+        for text in TEXTS
+        for line in commands(text)
+        if line.startswith("make ")
+        for word in line.split()[1:]
+        if re.fullmatch(r"[a-z]+", word)
+    }
+    assert {"ablations", "test"} <= {word for _, word in asked}
+    assert not {(text, word) for text, word in asked if word not in targets}
+
+
+@pytest.mark.parametrize("text", [p for p in TEXTS if any(c.startswith("hsetvae") for c in commands(p))], ids=str)
+def test_every_hsetvae_command_in_the_texts_exists_with_its_options(text):
+    for line in commands(text):
+        if not line.startswith("hsetvae "):
+            continue
+        command, words = typer.main.get_command(app), line.split()[1:]
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        assert not hasattr(command, "commands"), f"{text.name}: `{line}` names no command"
+        options = {option for parameter in command.params for option in parameter.opts}
+        unknown = [word for word in words if word.startswith("--") and word.split("=")[0] not in options]
+        assert not unknown, f"{text.name}: `{line}` has no option {unknown}"
+
+
+def test_make_help_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text()
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in re.search(r"^\.PHONY: (.*)", makefile, flags=re.M)[1].split():
+        assert f"make {target}" in listed
+
+
+def test_notebooks_in_git_store_no_outputs():
+    for notebook in (p for p in TRACKED if p.suffix == ".ipynb"):
+        for cell in json.loads(notebook.read_text())["cells"]:
+            assert not cell.get("outputs") and cell.get("execution_count") is None, notebook.name
+
+
+def test_the_run_notebooks_parameters_are_settings_or_explained():
+    cells = json.loads((ROOT / "ablations" / "run.ipynb").read_text())["cells"]
+    parameters = next(c for c in cells if "parameters" in c["metadata"].get("tags", []))
+    code = "".join(parameters["source"])
+    names = {node.target.id if isinstance(node, ast.AnnAssign) else node.targets[0].id for node in ast.parse(code).body}
+    settings = {name for name, *_ in Config.describe()}
+    for name in names - settings:
+        assert re.search(rf"^{name}\b.*#", code, flags=re.M), f"parameter {name} is no setting and has no comment"
+
+
+def test_no_text_names_a_machine_or_its_tools():
+    words = ["/wo" "rk/", "/ro" "ot/", "bash_" "jobs", r"\.lib" "rary", "sha" "red/", "/opt/" "wheels", "/ho" "me/"]
+    found = [
+        (path.name, match[0])
+        for path in TRACKED
+        if path.suffix not in {".parquet", ".png"}
+        if (match := re.search("|".join(words), path.read_text(errors="ignore")))
+    ]
+    assert not found
+
+
+def test_imports_go_one_way():
+    level = {module: i for i, layer in enumerate(LAYERS) for module in layer}
+    for path in (ROOT / "hsetvae").glob("*.py"):
+        if path.stem == "__init__":
+            continue
+        assert path.stem in level, f"{path.name} has no place in the order of imports"
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level and node.module:
+                assert level[node.module] < level[path.stem], f"{path.name} imports {node.module}"
+
+
+def test_every_python_file_fits_in_a_readers_head():
+    long = {p.name: n for p in TRACKED if p.suffix == ".py" and (n := len(p.read_text().splitlines())) > 350}
+    assert not long
+
+
+def test_versions_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"] == hsetvae.__version__
+    assert citation["license"] == PROJECT["license"] == "MIT"
+
+
+def test_every_requirement_has_one_tested_version_that_it_allows():
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
+    extras = PROJECT["optional-dependencies"]
+    for text in [*PROJECT["dependencies"], *extras["book"], *extras["test"]]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pins[requirement.name.lower()]), text
+
+
+def test_conda_takes_everything_from_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert {line.split()[0] for line in conda} == {"python", "pip"}
+    assert pip["pip"] == ["-c constraints.txt", "-e .[book,test]"]
+
+
+# --- the book's sources ----------------------------------------------------------------------------------------------
+
+
+def prose(page: Path) -> str:
+    """The page without its header, code, tables and formulas."""
+    text = re.sub(r"\A---\n.*?\n---\n", "", page.read_text(), flags=re.S)
+    text = re.sub(r"^(`{3,})(?!\{glossary).*?^\1$", "", text, flags=re.M | re.S)
+    text = re.sub(r"^\$\$.*?^\$\$$", "", text, flags=re.M | re.S)
+    return re.sub(r"^\|.*$", "", text, flags=re.M)
+
+
+def test_every_page_is_in_the_table_of_contents():
+    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
+    files = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    assert sorted(files) == sorted(str(page.relative_to(ROOT / "book").with_suffix("")) for page in PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_one_sentence_a_line(page):
+    two = [line for line in prose(page).splitlines() if re.search(r"[a-z)]\. [A-Z]", line)]
+    assert not two
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.parent.name == "ablations"], ids=lambda page: page.stem)
+def test_results_are_computed_and_not_typed(page):
+    results = prose(page).split("## Result", 1)[1]
+    assert not re.findall(r"(?<![\w\[(/.-])\d+(?:\.\d+)?\s*(?:%|\b)", re.sub(r"^\d\. ", "", results, flags=re.M))
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "{code-cell}" in p.read_text()], ids=lambda page: page.stem)
+def test_a_page_with_code_is_executed_and_says_where_its_numbers_come_from(page):
+    text = page.read_text()
+    assert text.startswith("---\njupytext:"), "without this header the page is not executed"
+    assert "provenance()" in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_drawn_figure_has_alt_text_and_a_caption(page):
+    for cell in re.findall(r"^```\{code-cell\}.*?^```$", page.read_text(), flags=re.M | re.S):
+        if "plt.subplots(" in cell:
+            assert "alt:" in cell and "caption:" in cell
