@@ -1,0 +1,83 @@
+"""The book builds strictly, needs no other host, and a broken page breaks the build."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+SLOW = ["training*", "collapse*", "patient*", "comparing*"]  # pages that `make book` executes and this test does not
+
+
+def copy_book(folder: Path) -> Path:
+    """A copy of the book's sources in `folder`, with the package and the study where the pages look for them."""
+    shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("_build", "__pycache__"))
+    for name in ("hsetvae", "ablations"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder / "book"
+
+
+def build(book: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "jupyter_book", "build", str(book), "-W", "-n", "--keep-going"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory) -> Path:
+    book = copy_book(tmp_path_factory.mktemp("copy"))
+    config = yaml.safe_load((book / "_config.yml").read_text())
+    config["execute"]["exclude_patterns"] = SLOW
+    (book / "_config.yml").write_text(yaml.safe_dump(config))
+    built = build(book)
+    assert built.returncode == 0, built.stdout[-5000:] + built.stderr[-5000:]
+    return book / "_build" / "html"
+
+
+def test_every_page_is_built_without_a_warning(html):
+    for page in (ROOT / "book").glob("[a-z]*/*.md"):
+        assert (html / page.relative_to(ROOT / "book").with_suffix(".html")).is_file()
+    assert (html / "index.html").is_file()
+
+
+def test_no_page_loads_anything_from_another_host(html):
+    loads = re.compile(r'<(?:script|img|iframe|source)[^>]+src="(?:https?:)?//|<link[^>]+href="(?:https?:)?//|@import')
+    for page in html.rglob("*.html"):
+        assert not loads.search(page.read_text()), page.name
+    assert (html / "_static" / "mathjax" / "tex-chtml.js").is_file()
+
+
+def test_a_page_that_fails_breaks_the_build(tmp_path):
+    book = copy_book(tmp_path)
+    (book / "_toc.yml").write_text("format: jb-book\nroot: broken\n")
+    header = (book / "index.md").read_text().split("\n\n")[0]
+    cell = "```{code-cell} ipython3\nassert False, 'a claim that no longer holds'\n```\n"
+    (book / "broken.md").write_text(f"{header}\n\n# Broken\n\n{cell}")
+    assert build(book).returncode != 0
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
+def test_pages_are_quiet_and_fit_in_a_browser(html, width, scheme):
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("needs Chromium on the PATH")
+    found = []
+    with playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        for name in ("index", "objective", "ablations/beta", "api/index"):
+            page = context.new_page()
+            page.on("request", lambda r, n=name: r.url.startswith("http") and found.append(f"{n}: asks {r.url}"))
+            page.on("console", lambda m, n=name: found.append(f"{n}: {m.text}"))
+            page.on("pageerror", lambda e, n=name: found.append(f"{n}: {e}"))
+            page.goto((html / f"{name}.html").as_uri(), wait_until="load")
+            page.wait_for_timeout(500)
+            if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth + 1"):
+                found.append(f"{name}: scrolls sideways")
+            page.close()
+        browser.close()
+    assert not found
