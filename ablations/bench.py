@@ -71,9 +71,7 @@ def main() -> None:
     for name, value in rates.items():
         print(f"{name:16}{value:10,.0f}{value * events:12,.0f}")
     print(f"building batches takes {rates['training step'] / rates['build a batch']:.1%} of a training step's time")
-    print(
-        f"useful cells {useful:.1%}, peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
-    )
+    print(f"useful cells {useful:.1%}, peak memory {peak:.2f} GiB")
 
 
 if __name__ == "__main__":
