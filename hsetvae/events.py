@@ -71,9 +71,9 @@ def read_cohort(
     """
     table = _read(events, EVENTS)
     counts = {"file without a line break at its end: was it cut?": sum(map(_cut, filter(None, (events, outcomes))))}
-    stay, stays = _codes(events, table, "stay")
+    stay, stays = codes(events, table, "stay")
     _refuse(events, stay < 0, "has no stay id: give each event one")
-    variable, names = _codes(events, table, "variable")
+    variable, names = codes(events, table, "variable")
     per_stay = {name: _per_stay(events, table, name, stay, stays) for name in PER_STAY if name in table.column_names}
     counts["events without a variable name dropped"] = (variable < 0).sum()
     if variables is None:
@@ -203,8 +203,11 @@ def _refuse(path: str | os.PathLike, bad: np.ndarray, text: str) -> None:
         raise UserError(f"{path}, row {np.argmax(bad) + 1} (the header not counted) {text}{more}")
 
 
-def _codes(path: str | os.PathLike, table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A column of ids or names as codes (N,) into its sorted distinct texts; -1 where it is empty."""
+def codes(path: str | os.PathLike, table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A column of ids or names as codes (N,) into its sorted distinct texts; -1 where it is empty.
+
+    Raises UserError, naming `path`, when the column holds neither text nor whole numbers.
+    """
     column = table.column(name)
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
@@ -247,7 +250,7 @@ def _per_stay(path: str | os.PathLike, table: pa.Table, name: str, stay: np.ndar
     first = np.zeros(len(stays), dtype=np.int64)
     first[stay[::-1]] = np.arange(len(stay))[::-1]  # the last assignment wins: the first row of each stay
     if name == "group":
-        column, names = _codes(path, table, name)
+        column, names = codes(path, table, name)
         found = np.append(names, "")[column[first]]
     else:
         column = _numbers(path, table, name)
@@ -266,7 +269,7 @@ def _per_stay(path: str | os.PathLike, table: pa.Table, name: str, stay: np.ndar
 def _outcomes(path: str | os.PathLike, stays: np.ndarray) -> tuple[np.ndarray, int]:
     """The outcome of each of `stays` (NaN where unknown), and how many stays of the table have no events."""
     table = _read(path, ("stay", "outcome"))
-    stay, listed = _codes(path, table, "stay")
+    stay, listed = codes(path, table, "stay")
     _refuse(path, stay < 0, "has no stay id: give each outcome one")
     number = np.bincount(stay)
     if (number > 1).any():
