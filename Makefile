@@ -73,7 +73,8 @@ pdf: $(ENVIRONMENT)  ## print the whole book to book/_build/hsetvae.pdf (needs C
 	rm -rf book/_build
 	$(JUPYTER_BOOK) --builder singlehtml
 	$(CHROMIUM) --headless --no-sandbox --disable-gpu --virtual-time-budget=60000 --no-pdf-header-footer \
-	  --print-to-pdf=book/_build/hsetvae.pdf book/_build/singlehtml/index.html
+	  --print-to-pdf=book/_build/hsetvae.pdf book/_build/singlehtml/index.html 2>/dev/null
+	@echo "The book as a PDF: $(CURDIR)/book/_build/hsetvae.pdf"
 
 clean:  ## delete what was built: the book, runs, caches (not .venv, not data/)
 	rm -rf book/_build ablations/runs runs build dist .pytest_cache .ruff_cache .hypothesis

@@ -28,8 +28,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # A module may import from the lines above its own and from nothing else.
 LAYERS = [
     {"config"},
-    {"attention", "download", "files", "optim", "progress", "scores", "statistics", "plots"},
-    {"data"},
+    {"attention", "files", "optim", "progress", "scores", "statistics", "plots"},
+    {"data", "download"},
     {"events", "setvae", "history", "decoders", "baselines"},
     {"simulate", "physionet", "model"},
     {"objective", "runs"},
