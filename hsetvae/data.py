@@ -189,10 +189,12 @@ class Standardiser:
         mean, scale = np.zeros(len(bounds) - 1), np.ones(len(bounds) - 1)
         for v in np.flatnonzero(np.diff(bounds)):
             x = part.value[order[bounds[v] : bounds[v + 1]]]
-            inner = x.clip(*np.quantile(x, [TAIL, 1 - TAIL]))
+            # the order statistics inside the tails: at least the outermost event on either side never counts
+            low, high = sorted((np.quantile(x, TAIL, method="higher"), np.quantile(x, 1 - TAIL, method="lower")))
+            inner = x.clip(low, high)
             mean[v] = inner.mean()
-            tiny = 1e-9 * np.abs(x).max()  # rounding error of a constant
-            scale[v] = next((sd for sd in (inner.std(), x.std()) if sd > tiny), 1.0)
+            # a constant has an SD of rounding error only; a variable that is rarely not constant needs the whole
+            scale[v] = next((y.std() for y in (inner, x) if y.std() > 1e-9 * np.abs(y).max()), 1.0)
         return cls(cohort.variables, mean, scale, np.diff(bounds))
 
     def standardise(self, variable: np.ndarray, value: np.ndarray) -> np.ndarray:

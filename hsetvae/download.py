@@ -19,7 +19,7 @@ from .files import write_atomically
 CHECKSUMS = "SHA256SUMS"  # beside the files, in the format of sha256sum
 CHUNK = 1 << 16  # bytes
 PATIENCE = 5  # attempts in a row without a new byte
-WAIT = 1.0  # seconds before the second attempt, doubled after each one that brings nothing
+WAIT = 1.0  # seconds after the first such attempt, then 3, 7 ...; none after an attempt that brought bytes
 
 
 def fetch(url: str, path: Path, progress: bool = True, wait: float = WAIT) -> None:
@@ -54,7 +54,7 @@ def fetch(url: str, path: Path, progress: bool = True, wait: float = WAIT) -> No
                     f"{url} cannot be fetched ({error}); {have:,} bytes are kept in {partial}: "
                     "call again to go on, or give a folder that has the file"
                 )
-            time.sleep(wait * 2**failures)
+            time.sleep(wait * (2**failures - 1))
     _record(path, partial)
     os.replace(partial, path)
 
