@@ -8,8 +8,10 @@ import os
 import platform
 import time
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import torch
 from IPython.display import HTML, display
 
@@ -20,7 +22,7 @@ from hsetvae.model import HSetVAE, initialise
 from hsetvae.simulate import simulate
 
 STARTED = time.monotonic()
-pd.set_option("display.max_columns", 50)
+plt.rcParams["axes.prop_cycle"] = plt.cycler(color=sns.color_palette("colorblind"))
 
 
 def table(columns: dict | pd.DataFrame) -> None:
