@@ -160,7 +160,7 @@ def load_baseline(folder: str | os.PathLike) -> Baseline:
     """The baseline of a folder, fitted again from what it learned from.  UserError when the folder is damaged."""
     try:
         facts = json.loads((Path(folder) / "baseline.json").read_text())
-        with np.load(Path(folder) / "features.npz", allow_pickle=False) as stored:
+        with np.load(io.BytesIO((Path(folder) / "features.npz").read_bytes()), allow_pickle=False) as stored:
             X, outcome, used = stored["X"], stored["outcome"], stored["used"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{folder} is not a whole baseline ({error}): train it again") from None

@@ -7,6 +7,7 @@ Goldberger et al., Circulation 101:e215-e220 (2000).  Open access.  Sets a, b an
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import math
 import os
@@ -54,7 +55,7 @@ RULES = (
     Rule("pH", 650, 800, 0.01, "decimal point left out"),
     Rule("pH", 65, 80, 0.1, "decimal point misplaced"),
     Rule("Height", 1.2, 2.3, 100, "given in metres"),
-    Rule("Height", 300, 584, 1 / 2.54, "centimetres converted as if they were inches"),
+    Rule("Height", 305, 584, 1 / 2.54, "centimetres converted as if they were inches"),
 )
 # After these corrections a value outside is dropped: wide limits of what a living adult can show.  Zeros of pressures,
 # heart rate and breathing are disconnected sensors here far more often than they are true.
@@ -117,6 +118,8 @@ def load_challenge2012(
         for record, text in _texts(folder / f"set-{letter}.tar.gz"):
             records.append((record, letter, text.count(b"\n")))
             rows.write(text)
+    if not rows.tell():
+        raise UserError(f"the archives of {folder} hold no records: is it the Challenge 2012?")
     ids, letters, lengths = (np.array(column) for column in zip(*records, strict=True))
     stay = np.repeat(np.arange(len(ids)), lengths)
     hours, parameter, value, names = _parse(rows.getvalue(), stay, ids)
@@ -126,6 +129,8 @@ def load_challenge2012(
         value, keep, used = _clean(variable, value, names)
         counts |= used
     left = np.bincount(stay[keep], minlength=len(ids)) > 0
+    if not left.any():
+        raise UserError(f"the {len(ids)} records of {folder} hold no events: is it the Challenge 2012?")
     outcomes = {}
     for letter in sets:
         outcomes |= _outcomes(folder / f"Outcomes-{letter}.txt")
@@ -176,7 +181,7 @@ def _folder(source: str | os.PathLike, sets: Sequence[str], progress: bool, cach
 def _texts(path: Path) -> Iterator[tuple[str, bytes]]:
     """Record id and rows of every record of an archive, read once from front to back; each row ends with a newline."""
     try:
-        with tarfile.open(path, "r|gz") as archive:
+        with gzip.open(path) as packed, tarfile.open(fileobj=packed, mode="r|") as archive:
             for member in archive:
                 record = Path(member.name).stem
                 if not (member.isfile() and member.name.endswith(".txt") and record.isdigit()):
@@ -185,6 +190,8 @@ def _texts(path: Path) -> Iterator[tuple[str, bytes]]:
                 if lines[0].strip() != HEADER:
                     raise UserError(f"{path}, record {record}: the first row is not {HEADER.decode()}")
                 yield record, b"".join(line + b"\n" for line in lines[1:] if line)
+            while packed.read(1 << 20):  # to the end, where gzip says whether all of it came
+                pass
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise UserError(f"{path} is damaged or cut ({error}): delete it and fetch it again") from None
 
@@ -196,6 +203,7 @@ def _parse(text: bytes, stay: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, 
         table = pa.csv.read_csv(
             io.BytesIO(text),
             read_options=pa.csv.ReadOptions(column_names=list(types)),
+            parse_options=pa.csv.ParseOptions(quote_char=False),  # a line is a row, whatever it holds
             convert_options=pa.csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True),
         )
     except pa.ArrowInvalid as error:
