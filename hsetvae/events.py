@@ -212,15 +212,10 @@ def codes(path: str | os.PathLike, table: pa.Table, name: str) -> tuple[np.ndarr
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise UserError(f"{path}: column {name} holds {kind}: write it as text or as whole numbers")
-    if pa.types.is_dictionary(column.type):
-        column = column.unify_dictionaries()
-    else:
-        column = column.cast(pa.string()).dictionary_encode()
-    column = column.combine_chunks()
-    texts = np.array([str(text) for text in column.dictionary.to_pylist()], dtype=str)
-    code = column.indices.fill_null(-1).to_numpy().astype(np.int64)
-    used = np.bincount(code + 1, minlength=len(texts) + 1)[1:] > 0
-    names = np.unique(texts[used & (np.char.strip(texts) != "")])
+    column = column.cast(pa.string()).dictionary_encode().combine_chunks()
+    texts = np.array(column.dictionary.to_pylist(), dtype=str)
+    code = column.indices.fill_null(-1).to_numpy()
+    names = np.unique(texts[np.char.strip(texts) != ""])
     place = {text: i for i, text in enumerate(names.tolist())}
     return np.array([place.get(text, -1) for text in texts.tolist()] + [-1])[code], names
 

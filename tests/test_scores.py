@@ -59,6 +59,8 @@ def test_calibration_error_by_hand():
     assert ece([0, 1] * 10, np.repeat(np.linspace(0.29999, 0.30001, 10), 2)) == pytest.approx(0.2, abs=1e-4)
     # the outcome's share is right overall, but the two halves are off by .5 each
     assert ece([0] * 10 + [1] * 10, np.full(20, 0.5) + np.linspace(-1e-6, 1e-6, 20)) == pytest.approx(0.5, abs=1e-3)
+    # ten bins of two, too low and too high in turn: none may be merged with its neighbour
+    assert ece([1, 1, 0, 0] * 5, np.repeat(np.linspace(0.49, 0.51, 10), 2)) == pytest.approx(0.5, abs=0.01)
     assert ece([0] * 10 + [1] * 10, np.full(20, 0.5)) == 0  # tied stays cannot be told apart: one bin
 
 
