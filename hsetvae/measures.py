@@ -220,6 +220,20 @@ def gradient_health(history: pd.DataFrame) -> dict[str, float]:
     }
 
 
+def learning(history: pd.DataFrame) -> dict[str, float]:
+    """From the table of a run: epochs done, the epoch whose weights were kept, the outcome's cross-entropy (nats per
+    stay) on validation stays there and at the end, and on training stays at the end; NaN where no outcome is known."""
+    scored = history.dropna(subset=["validation_loss"])
+    best = scored.loc[scored["validation_loss"].idxmin()]
+    return {
+        "epochs": int(scored["epoch"].iloc[-1]),
+        "best_epoch": int(best["epoch"]),
+        "validation_bce_best": float(best["validation_bce"]),
+        "validation_bce_last": float(scored["validation_bce"].iloc[-1]),
+        "bce_last": float(history["bce"].iloc[-1]),
+    }
+
+
 def calibration_table(outcome: np.ndarray, probability: np.ndarray, bins: int = BINS) -> pd.DataFrame:
     """Equal-mass bins of predicted probability: predicted (mean), observed (share), low, high (95 %, Wilson), stays.
 

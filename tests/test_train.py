@@ -1,0 +1,353 @@
+"""The loop: learning, exactness, resume after a real kill, and what happens when numbers go wrong."""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from hsetvae.config import BASELINE, IMPROVED, Config, UserError
+from hsetvae.data import Split, Standardiser, collate, split
+from hsetvae.evaluate import evaluate, predict
+from hsetvae.model import HSetVAE
+from hsetvae.runs import load_run, load_tensors
+from hsetvae.scores import auroc
+from hsetvae.simulate import simulate
+from hsetvae.train import TrainingDiverged, train
+
+TINY = dict(width=16, latent=6, feedforward=16, epochs=2)
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return simulate(40, seed=1).cohort
+
+
+def run_of(config, cohort, folder, seed=0, **more):
+    return train(config, cohort, split(cohort, seed), folder, seed=seed, progress=False, **more)
+
+
+def weights(folder):
+    return safetensors.torch.load_file(folder / "model.safetensors")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(cohort, tmp_path):
+    config = IMPROVED.but(**TINY)
+    a, b = (run_of(config, cohort, tmp_path / n) for n in "ab")
+    c = run_of(config, cohort, tmp_path / "c", seed=1)
+    assert same(weights(a.folder), weights(b.folder)) and not same(weights(a.folder), weights(c.folder))
+    columns = [c for c in a.history if c != "seconds"]
+    assert a.history[columns].equals(b.history[columns])
+
+
+def test_history_rows_hold_every_raw_term(cohort, tmp_path):
+    history = run_of(IMPROVED.but(**TINY), cohort, tmp_path / "run").history
+    wanted = (
+        "step epoch seconds total distortion_current distortion_next kl kl_level1 kl_level2 kl_weighted bce "
+        "variance_term mean_term beta reconstruction_weight class_weight lr gradient_norm gradient_norm_clipped "
+        "gradient_cosine clipped skipped floor_share validation_loss validation_auroc validation_kl"
+    )
+    assert set(wanted.split()) <= set(history.columns)
+    assert np.allclose(history.kl, history.kl_level1 + history.kl_level2, rtol=1e-5)
+
+
+# --- no dead knobs ---------------------------------------------------------------------------------------------------
+
+ARMS = {  # every field, the change, and what else must hold for it to matter
+    "width": (24, {}), "latent": (8, {}), "levels": (3, {}), "heads": (4, {}), "layers": (1, {}),
+    "feedforward": (8, {}), "inducing_points": (3, {}), "max_sets": (128, dict(position="index")),
+    "dropout": (0.4, {}), "event_embedding": ("product", {}), "posterior": ("independent", {}),
+    "norm_gelu": (True, {}), "residual": (True, {}), "init": ("xavier", {}), "posterior_noise": (0.5, {}),
+    "event_norm": ("rms", {}), "input_dropout": (0.3, {}), "position": ("none", {}), "norm": ("pre", {}),
+    "activation": ("gelu", {}), "future_leak": (0.5, {}), "pooling": ("dot", {}), "head": ("mlp", {}),
+    "decoder": ("chamfer", {}), "tanh_output": (True, {}), "target": ("next", {}), "beta": (5.0, dict(free_bits=0.0)),
+    "beta_warmup": (0.9, dict(free_bits=0.0)), "beta_cycles": (2, dict(free_bits=0.0)), "free_bits": (0.0, {}),
+    "free_bits_per": ("level", dict(free_bits=0.02)), "level_weights": ("depth", dict(free_bits=0.0)),
+    "variance_weight": (1.0, {}), "mean_weight": (1.0, {}), "class_weight": (5.0, {}), "dynamic_weights": (True, {}),
+    "label_smoothing": (0.2, {}), "lr": (1e-2, {}), "setvae_lr_scale": (0.1, {}), "weight_decay": (0.5, {}),
+    "lr_schedule": ("cosine", {}), "lr_warmup": (0.5, {}), "clip": ("norm", {}), "clip_at": (1e-3, {}),
+    "epochs": (1, {}), "batch_size": (8, {}), "pretrain_epochs": (1, {}), "stages": ("progressive", {}),
+}  # fmt: skip
+ELSEWHERE = {  # fields whose effect has a test of its own below
+    "logvar_clamp": "test_logvar_stays_within_its_clamp",
+    "detect_anomaly": "test_anomaly_detection_names_the_operation",
+    "skip_nonfinite": "test_skipped_steps_are_counted",
+    "patience": "test_patience_stops_a_run_that_does_not_improve",
+}
+
+
+def test_every_field_is_turned_by_a_test():
+    assert {f.name for f in dataclasses.fields(Config)} == ARMS.keys() | ELSEWHERE.keys()
+    assert all(name in globals() for name in ELSEWHERE.values())
+
+
+@pytest.fixture(scope="module")
+def plain(cohort, tmp_path_factory):
+    done = {}
+
+    def get(needs):
+        key = json.dumps(needs)
+        if key not in done:
+            done[key] = run_of(BASELINE.but(**TINY, **needs), cohort, tmp_path_factory.mktemp("plain") / "run")
+        return done[key]
+
+    return get
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_no_knob_is_dead(name, cohort, plain, tmp_path):
+    value, needs = ARMS[name]
+    reference = plain(needs)
+    changed = run_of(reference.config.but(**{name: value}), cohort, tmp_path / "run")
+    assert not same(weights(reference.folder), weights(changed.folder))
+
+
+@pytest.mark.parametrize("clamp", ["hard", "soft"])
+def test_logvar_stays_within_its_clamp(clamp, cohort):
+    standardiser = Standardiser.fit(cohort, np.arange(8))
+    batch = collate(cohort, np.arange(8), standardiser, 256)
+    for name, limit in (("none", np.inf), (clamp, 10.0)):
+        model = HSetVAE(BASELINE.but(**TINY, logvar_clamp=name, levels=1), len(cohort.variables)).eval()
+        with torch.no_grad():
+            for p in model.setvae.posteriors.parameters():
+                p.mul_(200)
+        reached = model(batch, sample=False).logvar.abs().max().item()
+        assert reached <= limit and (limit < np.inf or reached > 10)
+
+
+def test_patience_stops_a_run_that_does_not_improve(cohort, tmp_path):
+    config = BASELINE.but(**TINY | dict(epochs=30, lr=0.0), patience=2)
+    history = run_of(config, cohort, tmp_path / "run").history
+    assert history.epoch.max() == 3  # the first epoch is the best, two more wait
+
+
+# --- numbers that go wrong -------------------------------------------------------------------------------------------
+
+
+def poison(monkeypatch, at):
+    """Make the gradient of one step infinite, as a real overflow does: through the loss."""
+    import hsetvae.train as module
+
+    def poisoned(output, batch, config, step, total):
+        terms = real(output, batch, config, step, total)
+        return dataclasses.replace(terms, total=terms.total * float("inf")) if step == at else terms
+
+    real = module.objective
+    monkeypatch.setattr(module, "objective", poisoned)
+
+
+def test_divergence_names_step_stays_and_parameter_and_keeps_the_checkpoint(cohort, tmp_path, monkeypatch):
+    poison(monkeypatch, at=1)
+    config = BASELINE.but(**TINY)
+    with pytest.raises(TrainingDiverged, match=r"step 1: the gradient of .* is not finite.*stays of this batch: "):
+        run_of(config, cohort, tmp_path / "run")
+    before = weights(tmp_path / "run")
+    assert all(torch.isfinite(t).all() for t in before.values())
+    monkeypatch.undo()
+    resumed = run_of(config, cohort, tmp_path / "run", resume=True)
+    assert same(weights(resumed.folder), weights(run_of(config, cohort, tmp_path / "other").folder))
+
+
+def test_skipped_steps_are_counted(cohort, tmp_path, monkeypatch):
+    poison(monkeypatch, at=1)
+    run = run_of(BASELINE.but(**TINY, skip_nonfinite=True), cohort, tmp_path / "run")
+    assert run.history.skipped.sum() == 1
+    assert all(torch.isfinite(t).all() for t in weights(run.folder).values())
+
+
+def test_anomaly_detection_names_the_operation(cohort, tmp_path, monkeypatch):
+    from hsetvae import objective as module
+
+    def broken(logits, outcome, smoothing):
+        return (logits * 0).sqrt().sum() * 0  # sqrt at 0: a NaN gradient
+
+    monkeypatch.setattr(module, "outcome_loss", broken)
+    with pytest.raises(RuntimeError, match="SqrtBackward"), pytest.warns(UserWarning):
+        run_of(BASELINE.but(**TINY, detect_anomaly=True), cohort, tmp_path / "run")
+
+
+# --- exact resume ----------------------------------------------------------------------------------------------------
+
+KILLED = """
+import sys
+from hsetvae.config import IMPROVED
+from hsetvae.data import split
+from hsetvae.simulate import simulate
+from hsetvae.train import train
+cohort = simulate(40, seed=1).cohort
+config = IMPROVED.but(width=16, latent=6, feedforward=16, epochs=30, batch_size=8, pretrain_epochs=6)
+train(config, cohort, split(cohort, 0), sys.argv[1], resume=True, progress=False)
+"""
+
+
+def test_a_run_killed_ten_times_ends_with_the_same_weights(tmp_path):
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    command = [sys.executable, "-c", KILLED]
+    start = time.monotonic()
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, env=environment)
+    whole = time.monotonic() - start
+    rng, kills = random.Random(0), 0
+    folder = tmp_path / "killed"
+    while kills < 10:
+        process = subprocess.Popen([*command, str(folder)], env=environment)
+        try:
+            process.wait(timeout=whole * rng.uniform(0.5, 0.8))
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        finally:
+            process.wait()
+        if (folder / "done.json").exists():
+            break
+    assert kills > 0
+    subprocess.run([*command, str(folder)], check=True, env=environment)
+    assert (tmp_path / "whole/model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert not (folder / "resume.pt").exists() and not list(folder.glob(".*"))
+
+
+def test_resume_refuses_other_settings_seed_or_data(cohort, tmp_path):
+    config = BASELINE.but(**TINY)
+    run_of(config, cohort, tmp_path / "run")
+    with pytest.raises(UserError, match="already holds a run.*--resume"):
+        run_of(config, cohort, tmp_path / "run")
+    with pytest.raises(UserError, match="beta is 0.5 there and 0.1 here"):
+        run_of(config.but(beta=0.1), cohort, tmp_path / "run", resume=True)
+    with pytest.raises(UserError, match="another seed"):
+        run_of(config, cohort, tmp_path / "run", seed=1, resume=True)
+    with pytest.raises(UserError, match="other data"):
+        run_of(config, simulate(40, seed=2).cohort, tmp_path / "run", resume=True)
+
+
+def test_a_finished_run_is_returned_at_once(cohort, tmp_path):
+    run = run_of(BASELINE.but(**TINY), cohort, tmp_path / "run")
+    stamp = (run.folder / "model.safetensors").stat().st_mtime_ns
+    run_of(BASELINE.but(**TINY), cohort, tmp_path / "run", resume=True)
+    assert (run.folder / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_read_back_predicts_the_same(cohort, tmp_path):
+    run = run_of(IMPROVED.but(**TINY), cohort, tmp_path / "run")
+    again = load_run(run.folder)
+    assert np.array_equal(predict(run, cohort), predict(again, cohort))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 40), "not a whole safetensors file"),
+        (lambda f: (f / "model.safetensors").unlink(), "does not exist"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json is damaged"),
+        (lambda f: (f / "stays.csv").unlink(), "stays.csv is missing"),
+    ],
+)
+def test_a_damaged_run_is_refused_with_the_file_named(damage, words, cohort, tmp_path):
+    run = run_of(BASELINE.but(**TINY), cohort, tmp_path / "run")
+    damage(run.folder)
+    with pytest.raises(UserError, match=words):
+        load_run(run.folder)
+
+
+def test_weights_of_another_model_are_refused_tensor_by_tensor(cohort, tmp_path):
+    run = run_of(BASELINE.but(**TINY), cohort, tmp_path / "run")
+    other = HSetVAE(BASELINE.but(**TINY | dict(latent=7)), len(cohort.variables))
+    with pytest.raises(UserError, match=r"does not fit.*tensors differ: .*in the file.*in the model"):
+        load_tensors(other, run.folder / "model.safetensors")
+
+
+def test_pretraining_arrives_whole_in_the_model(cohort, tmp_path, monkeypatch):
+    import hsetvae.train as module
+
+    loaded = []
+    monkeypatch.setattr(module, "load_tensors", lambda *a, **k: loaded.append((load_tensors(*a, **k), a[0])))
+    config = IMPROVED.but(**TINY, pretrain_epochs=2, setvae_lr_scale=0.0, weight_decay=0.0)
+    run = run_of(config, cohort, tmp_path / "run")
+    before = weights(run.folder / "pretraining")
+    ((count, setvae),) = loaded
+    assert count == len(setvae.state_dict()) > 30
+    after = weights(run.folder)  # the SetVAE did not move afterwards, so its tensors are those of the pretraining
+    assert all(torch.equal(before[n], after[n]) for n in after if n.startswith("setvae."))
+
+
+def test_progressive_stages_free_one_part_after_another(cohort):
+    from hsetvae.optim import set_stage
+
+    model = HSetVAE(IMPROVED.but(**TINY), len(cohort.variables))
+    free = []
+    for step in (0, 10, 20):
+        set_stage(model, IMPROVED.but(stages="progressive"), step, 30)
+        free.append({n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad})
+    assert free == [
+        {"head", "decoders"},
+        {"head", "decoders", "embed", "history"},
+        {"head", "decoders", "embed", "history", "setvae"},
+    ]
+
+
+# --- learning --------------------------------------------------------------------------------------------------------
+
+
+def test_eight_stays_can_be_learned_by_heart(tmp_path):
+    few = simulate(60, seed=2).cohort
+    sick = np.flatnonzero(few.outcome == 1)[:4]
+    index = np.concatenate([sick, np.flatnonzero(few.outcome == 0)[:4]])
+    config = BASELINE.but(width=32, latent=16, feedforward=32, epochs=60, batch_size=8, dropout=0.0, class_weight=5.0)
+    run = train(config, few, Split(index, index, index[:0]), tmp_path / "run", progress=False)
+    assert auroc(few.outcome[index], predict(run, few, index)) == 1
+    first, last = run.history.distortion_current.iloc[[0, -1]]
+    assert last < 0.7 * first
+
+
+def test_both_presets_beat_chance_on_unseen_simulated_stays(tmp_path):
+    many = simulate(500, seed=4).cohort
+    for name, config in {"baseline": BASELINE, "improved": IMPROVED}.items():
+        small = config.but(width=32, latent=12, feedforward=32, epochs=12, batch_size=16)
+        run = train(small, many, split(many, 0), tmp_path / name, progress=False)
+        scores = evaluate(run, many, run.unseen(many))
+        assert scores["auroc"] > 0.6 and scores["nll_per_event"] < run.history.distortion_current.iloc[0]
+
+
+def test_stays_used_to_train_or_select_are_known_by_content(cohort, tmp_path):
+    run = run_of(BASELINE.but(**TINY), cohort, tmp_path / "run")
+    parts = split(cohort, 0)
+    assert sorted(run.unseen(cohort)) == sorted(parts.test)
+    renamed = dataclasses.replace(cohort, stays=np.array([f"x{i}" for i in range(len(cohort))]))
+    assert sorted(run.unseen(renamed)) == sorted(parts.test)
+    with pytest.raises(UserError, match="no stay to score"):
+        evaluate(run, cohort.subset(parts.train), np.array([], dtype=int))
+
+
+DISTRIBUTED = """
+import sys
+from hsetvae.config import BASELINE
+from hsetvae.data import split
+from hsetvae.simulate import simulate
+from hsetvae.train import train
+cohort = simulate(40, seed=1).cohort
+train(BASELINE.but(width=16, latent=6, feedforward=16, epochs=2), cohort, split(cohort, 0), sys.argv[1], progress=False)
+"""
+
+
+def test_two_processes_under_torchrun_train_one_model(tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text(DISTRIBUTED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    subprocess.run(
+        [*command, str(tmp_path / "run")], check=True, env=dict(os.environ, OMP_NUM_THREADS="1"), capture_output=True
+    )
+    run = load_run(tmp_path / "run")
+    assert run.history.epoch.max() == 2 and np.isfinite(run.history.total).all()
