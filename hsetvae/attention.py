@@ -34,6 +34,24 @@ class Attention(nn.Module):
         a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         return self.out(a.transpose(1, 2).flatten(2))  # (n, Q, D)
 
+    def over_sets(self, x: Tensor, y: Tensor, groups: list[Tensor], queries: int | None, keys: int | None) -> Tensor:
+        """The same within sets whose rows lie flat, one after another: x (rows, D), y (rows, D) -> like x.
+
+        `groups` are masks (n, K) of sets of similar size; a set has `queries` rows in x and `keys` rows in y, or with
+        None its K cells.  Everything but the attention itself runs on all rows at once.
+        """
+        rows_x = [real.numel() if queries is None else len(real) * queries for real in groups]
+        rows_y = [real.numel() if keys is None else len(real) * keys for real in groups]
+        parts = zip(groups, self.query(x).split(rows_x), self.key_value(y).split(rows_y), strict=True)
+        out = []
+        for real, q, kv in parts:
+            q, kv = (t.view(len(real), -1, t.shape[-1]) for t in (q, kv))
+            k, v = map(self._split, kv.chunk(2, dim=-1))
+            mask = real[:, None, None, :] if keys is None else None
+            a = F.scaled_dot_product_attention(self._split(q), k, v, attn_mask=mask)
+            out.append(a.transpose(1, 2).flatten(2).flatten(0, 1))
+        return self.out(torch.cat(out))
+
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
@@ -52,9 +70,11 @@ class MAB(nn.Module):
         self.feedforward = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
         self.norm2 = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, y: Tensor, real: Tensor | None = None) -> Tensor:
-        """X (n, Q, D), Y (n, K, D), real (n, K) -> (n, Q, D)."""
-        a = self.attention(x, y, None if real is None else real[:, None, None, :])
+    def forward(
+        self, x: Tensor, y: Tensor, groups: list[Tensor], queries: int | None = None, keys: int | None = None
+    ) -> Tensor:
+        """Rows of X and Y as in `Attention.over_sets` -> like X."""
+        a = self.attention.over_sets(x, y, groups, queries, keys)
         h = self.norm1(x + a if self.residual else a)
         f = self.feedforward(h)
         return self.norm2(h + f if self.residual else f)
@@ -67,8 +87,8 @@ class SAB(nn.Module):
         super().__init__()
         self.block = MAB(width, heads, residual)
 
-    def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        return self.block(x, x, real)
+    def forward(self, x: Tensor, groups: list[Tensor]) -> Tensor:
+        return self.block(x, x, groups)
 
 
 class ISAB(nn.Module):
@@ -84,13 +104,14 @@ class ISAB(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.points, std=self.points.shape[-1] ** -0.5)
 
-    def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        summary = self.gather(self.points.expand(len(x), -1, -1), x, real)  # (n, m, D)
-        return self.spread(x, summary)
+    def forward(self, x: Tensor, groups: list[Tensor]) -> Tensor:
+        m = len(self.points)
+        summary = self.gather(self.points.repeat(sum(map(len, groups)), 1), x, groups, queries=m)  # (M m, D)
+        return self.spread(x, summary, groups, keys=m)
 
 
 class PMA(nn.Module):
-    """Pooling by multihead attention with one learned seed s: MAB(s, X), (n, K, D) -> (n, D)."""
+    """Pooling by multihead attention with one learned seed s: MAB(s, X), cells (C, D) -> sets (M, D)."""
 
     def __init__(self, width: int, heads: int, residual: bool) -> None:
         super().__init__()
@@ -101,8 +122,8 @@ class PMA(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.seed, std=self.seed.shape[-1] ** -0.5)
 
-    def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        return self.block(self.seed.expand(len(x), -1, -1), x, real).squeeze(1)
+    def forward(self, x: Tensor, groups: list[Tensor]) -> Tensor:
+        return self.block(self.seed.expand(sum(map(len, groups)), -1), x, groups, queries=1)
 
 
 def time_angles(hours: Tensor, features: int) -> Tensor:

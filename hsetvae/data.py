@@ -20,7 +20,8 @@ from .config import UserError, nearest, stream
 
 CLIP = 10.0  # |z| of an event is at most this: an entry error of 1,000 SD must not outweigh all other events of a batch
 TAIL = 0.01  # share of events at either end that mean and SD see only as that quantile, for the same reason
-USEFUL = 0.9  # at least this share of the event cells of a bucket is real, the rest is padding
+USEFUL = 0.9  # share of the event cells of a bucket that should be real; the rest is padding
+BUCKET_COST = 64  # a bucket of its own costs about as much time as this many cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,13 +302,15 @@ def collate(cohort: Cohort, index: np.ndarray, standardiser: Standardiser, max_s
 
 
 def _by_size(cohort: Cohort, sets: np.ndarray) -> list[np.ndarray]:
-    """Positions 0..M-1 grouped by set size: each group takes in smaller sizes as long as USEFUL of its cells hold."""
+    """Positions 0..M-1 grouped by set size: each group takes in smaller sizes as long as USEFUL of its cells hold,
+    or the padding costs less than another bucket."""
     size = cohort.first_event[sets + 1] - cohort.first_event[sets]
     number = np.bincount(size)
     group_of = np.zeros(len(number), dtype=np.int64)
     groups = widest = cells = events = 0
     for k in np.flatnonzero(number)[::-1]:  # the distinct sizes, a few dozen
-        if events + k * number[k] < USEFUL * (cells + widest * number[k]) or not groups:
+        taken = USEFUL * (cells + widest * number[k]) - (events + k * number[k])  # padding beyond what is allowed
+        if taken > BUCKET_COST or not groups:
             groups, widest, cells, events = groups + 1, k, 0, 0
         cells, events = cells + widest * number[k], events + k * number[k]
         group_of[k] = groups

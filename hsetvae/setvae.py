@@ -56,22 +56,25 @@ def perceptron(config: Config, features: int, out: int) -> nn.Sequential:
 
 
 class EventEmbedding(nn.Module):
-    """Event (variable v, standardised value x) -> vector (D): e_v + f(x), or x·e_v in the product form.
+    """Event (variable v, standardised value x) -> vector (D): W a(e_v + u x), or x·e_v in the product form.
 
-    In the product form an event at the mean (x = 0) vanishes.
+    The sum lies inside an activation a, so that every variable has its own curve over x.  In the product form an event
+    at the mean (x = 0) vanishes.
     """
 
     def __init__(self, config: Config, variables: int) -> None:
         super().__init__()
+        D = config.width
         self.product = config.event_embedding == "product"
-        self.variable = nn.Embedding(variables, config.width)
-        self.value = nn.Identity() if self.product else perceptron(config, 1, config.width)
-        self.mix = nn.Sequential(nn.LayerNorm(config.width), nn.GELU()) if config.norm_gelu else nn.Identity()
-        self.norm = nn.RMSNorm(config.width) if config.event_norm == "rms" else nn.Identity()
+        self.variable = nn.Embedding(variables, D)
+        self.value = nn.Identity() if self.product else nn.Linear(1, D)
+        mix = [nn.LayerNorm(D), nn.GELU()] if config.norm_gelu else [] if self.product else [nn.ReLU()]
+        self.mix = nn.Sequential(*mix, nn.Identity() if self.product else nn.Linear(D, D))
+        self.norm = nn.RMSNorm(D) if config.event_norm == "rms" else nn.Identity()
         self.dropout = nn.Dropout(config.input_dropout)
 
     def forward(self, variable: Tensor, value: Tensor) -> Tensor:
-        """variable (n, K) int, value (n, K) -> (n, K, D)."""
+        """variable (C,) int, value (C,) -> (C, D)."""
         direction, value = self.variable(variable), self.value(value.unsqueeze(-1))
         event = direction * value if self.product else direction + value
         return self.dropout(self.norm(self.mix(event)))
@@ -103,18 +106,18 @@ class SetVAE(nn.Module):
     def features(self, batch: Batch) -> Tensor:
         """The deterministic bottom-up pass: all sets of the batch -> (M, L, D).
 
-        Sets come grouped by size (`Batch.buckets`), so that no loop runs over sets and little is padded.
+        Sets come grouped by size (`Batch.buckets`) and their cells lie flat, C of them with little padding: no loop
+        runs over sets or events.
         """
-        out = []
-        for bucket in batch.buckets:
-            x = self.embed(bucket.variable, bucket.value)  # (n, K, D)
-            levels = []
-            for block, pool in zip(self.blocks, self.pools, strict=True):
-                x = block(x, bucket.real)
-                levels.append(pool(x, bucket.real))
-            out.append(torch.stack(levels, dim=1))  # (n, L, D)
+        groups = [bucket.real for bucket in batch.buckets]
+        variable = torch.cat([bucket.variable.flatten() for bucket in batch.buckets])
+        value = torch.cat([bucket.value.flatten() for bucket in batch.buckets])
+        x, levels = self.embed(variable, value), []  # (C, D)
+        for block, pool in zip(self.blocks, self.pools, strict=True):
+            x = block(x, groups)
+            levels.append(pool(x, groups))  # (M, D)
         order = torch.cat([bucket.sets for bucket in batch.buckets])
-        return torch.cat(out)[order.argsort()]
+        return torch.stack(levels, dim=1)[order.argsort()]
 
     def prior(self, level: int, above: list[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
         """p(z_l | z_>l) -> mu, logvar (M, Z); standard normal at the top level and for independent levels."""

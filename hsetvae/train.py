@@ -92,7 +92,7 @@ def _fit(model, config, cohort, split, standardiser, out: Path, seed: int, progr
         return
     model.to(device).train()
     forward, rank, world = _distributed(model, device)
-    optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr)
+    optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=True)
     per_epoch = len(batches(len(split.train), config.batch_size, seed, 0))
     total = per_epoch * config.epochs
     state = {"step": 0, "best": math.inf, "waited": 0, "seconds": 0.0, "rows": []}
