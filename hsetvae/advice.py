@@ -133,7 +133,7 @@ def paid_for_nothing(m: dict) -> Finding | None:
     at_floor = f", {m['at_floor']:.0%} of the dimensions are not above the free-bits floor" if m["at_floor"] else ""
     return Finding(
         "The latents say things that no decoder uses; active units are no proof of health here.",
-        f"KL {m['kl']:.2f} nats per set, but shuffling z between sets costs the decoders {_worth(m):.2f} nats{at_floor}",
+        f"KL {m['kl']:.2f} nats per set, but shuffling z between sets costs {_worth(m):.2f} nats{at_floor}",
         "lower the KL weight, so that a dimension is kept for its use and not for the floor",
         {"beta": _lower(m["settings"]["beta"])},
     )

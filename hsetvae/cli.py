@@ -196,7 +196,9 @@ def study_run(
     """Run what is missing, then print the verdicts.  Can be interrupted and called again."""
     import os
 
-    from .study import load_study, report, run_study
+    from .declaration import load_study
+    from .study import report
+    from .sweep import run_study
 
     declared = load_study(study)
     failures = run_study(declared, budget, workers or os.cpu_count() or 1, scheduler)
@@ -208,7 +210,8 @@ def study_run(
 @study_app.command("status")
 def study_status(study: StudyOption = STUDY, budget: BudgetOption = "standard") -> None:
     """Which runs are finished, failed or missing."""
-    from .study import load_study, status
+    from .declaration import load_study
+    from .study import status
 
     print(status(load_study(study), budget).to_string(index=False))
 
@@ -216,7 +219,8 @@ def study_status(study: StudyOption = STUDY, budget: BudgetOption = "standard") 
 @study_app.command("report")
 def study_report(study: StudyOption = STUDY, budget: BudgetOption = "standard") -> None:
     """The verdict table, from the records."""
-    from .study import load_study, report
+    from .declaration import load_study
+    from .study import report
 
     print(report(load_study(study), budget))
 
@@ -224,7 +228,8 @@ def study_report(study: StudyOption = STUDY, budget: BudgetOption = "standard") 
 @study_app.command("publish")
 def study_publish(study: StudyOption = STUDY, budget: BudgetOption = "standard") -> None:
     """Copy the finished records to the table that is committed and that the book reads."""
-    from .study import load_study, publish
+    from .declaration import load_study
+    from .study import publish
 
     print(f"wrote {publish(load_study(study), budget)}")
 

@@ -1,0 +1,200 @@
+"""Run what a study lacks: each run is one papermill execution of run.ipynb, spread over Dask workers.
+
+A run counts as finished when papermill raised nothing and its record.json was renamed into place; whatever else lies in
+its folder is continued or replaced.  A killed worker costs the repetition of one run.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import re
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from distributed import Client, KilledWorker, LocalCluster, as_completed
+from jupyter_client import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
+from papermill import PapermillExecutionError, execute_notebook, inspect_notebook
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
+
+from . import __version__
+from .config import PRESETS, UserError, nearest
+from .declaration import Spec, Study, expand
+from .files import write_atomically
+from .progress import Progress
+from .study import runs_folder
+
+DIVERGED = "TrainingDiverged"  # such a failure is a result: it would come back, so it is not run again
+
+
+class WarmKernel(NBClientEngine):
+    """papermill's own engine on a kernel that stays: importing torch once per worker instead of once per run.
+
+    The namespace is emptied after each run, and the kernel is replaced after a failed one.  Sockets are files (IPC):
+    kernels that start side by side cannot race for a port.
+    """
+
+    kernel: AsyncKernelManager | None = None
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, start_timeout=60, execution_timeout=None, **_):
+        manager = cls.kernel or AsyncKernelManager(kernel_name=kernel_name, transport="ipc")
+        cls.kernel = None  # unless this run ends well
+        client = PapermillNotebookClient(
+            nb_man, km=manager, kernel_name=kernel_name, timeout=execution_timeout, startup_timeout=start_timeout
+        )
+        try:
+            client.execute(cleanup_kc=False, extra_arguments=["--log-level=ERROR"])
+            failed = any(cell.metadata.get("papermill", {}).get("exception") for cell in nb_man.nb.cells)
+            if not failed:
+                client.wait_for_reply(client.kc.execute("%reset -f", store_history=False))
+                client.kc.stop_channels()
+                cls.kernel = manager
+        finally:
+            if cls.kernel is None and client.km is not None:
+                client._cleanup_kernel()
+
+
+papermill_engines.register("warm", WarmKernel)
+KERNEL_THREAD = ThreadPoolExecutor(max_workers=1)  # a kernel that stays belongs to the event loop of one thread
+
+
+# --- one run ---------------------------------------------------------------------------------------------------------
+
+
+def job_of(study: Study, spec: Spec, budget: str, known: set[str]) -> dict[str, Any]:
+    """Everything a worker needs to execute one run, as plain values; paths are absolute.
+
+    `known` are the parameters of the notebook; UserError when it lacks one that is needed.
+    """
+    settings = {name: new for name, (new, _) in spec.config.differences(PRESETS[study.preset]).items()}
+    data = spec.data["source"]
+    parameters = {
+        "preset": study.preset,
+        "replicate": spec.replicate,
+        "data": data if data == "simulated" else str(study.folder / data),
+        "stays": spec.data.get("stays", 1000),
+        "out": str((runs_folder(study, budget) / spec.id).resolve()),
+        **{name: value for name, value in settings.items() if name in known},
+        "more": {name: value for name, value in settings.items() if name not in known},
+    }
+    if unknown := [name for name in parameters if name not in known]:
+        raise UserError(
+            f'{study.notebook} has no parameter "{unknown[0]}"{nearest(unknown[0], known)}: '
+            "papermill would ignore it and run the default, so nothing was run"
+        )
+    facts = {
+        "id": spec.id,
+        **{name: spec.arm.get(name, "reference") for name in study.questions},
+        "replicate": spec.replicate,
+        "changes": json.dumps(spec.changes),
+        "declaration": study.key,
+    }
+    return {"notebook": str(study.notebook), "parameters": parameters, "facts": facts, "name": spec.name}
+
+
+def execute(job: dict[str, Any]) -> dict[str, Any]:
+    """Execute one run unless it is finished, and write its record -> the record; what goes wrong in a run is in it."""
+    folder = Path(job["parameters"]["out"])
+    if finished := _record(folder):
+        return finished
+    started = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "partial.ipynb"
+    error, result = "", {}
+    try:
+        how = {"engine_name": "warm", "kernel_name": "python3", "progress_bar": False}
+        KERNEL_THREAD.submit(execute_notebook, job["notebook"], partial, job["parameters"], **how).result()
+        result = json.loads((folder / "result.json").read_text())
+        os.replace(partial, folder / "run.ipynb")
+    except (PapermillExecutionError, DeadKernelError, RuntimeError, OSError) as problem:
+        error = _last_line(problem)
+    return write_record(job, "failed" if error else "finished", error, time.monotonic() - started, result)
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    """The record of a run that need not run again: a finished one, or one that diverged."""
+    path = folder / "record.json"
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text())
+    return record if record["status"] == "finished" or record["error"].startswith(DIVERGED) else None
+
+
+def write_record(job: dict, status: str, error: str, seconds: float, result: dict) -> dict[str, Any]:
+    """The record of a run: what it was, how it ended, what it measured, where and how long it ran."""
+    record = {
+        **job["facts"],
+        "status": status,
+        "error": error,
+        **result,
+        "seconds": round(seconds, 2),
+        "hsetvae": __version__,
+        "torch": torch.__version__.partition("+")[0],
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "threads": int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())),
+        "date": f"{datetime.date.today():%Y-%m-%d}",
+    }
+    write_atomically(Path(job["parameters"]["out"]) / "record.json", json.dumps(record, indent=1).encode())
+    return record
+
+
+def _last_line(problem: Exception) -> str:
+    """`Name: message` of what went wrong in a cell; the executed notebook has the rest."""
+    if isinstance(problem, PapermillExecutionError):
+        return f"{problem.ename}: {re.sub(chr(27) + r'.[0-9;]*m', '', problem.evalue)}"
+    return f"{type(problem).__name__}: {problem}".splitlines()[0]
+
+
+# --- all runs --------------------------------------------------------------------------------------------------------
+
+
+def run_study(study: Study, budget: str, workers: int, scheduler: str | None = None, progress: bool = True) -> int:
+    """Run every run of the budget that is not finished; returns how many failed.
+
+    `workers` processes with cores ÷ workers threads each, or the Dask cluster at `scheduler` (tcp://host:port), whose
+    workers see this folder and have hsetvae installed.  Safe to interrupt and to call again.
+    """
+    known = set(inspect_notebook(study.notebook))
+    jobs = [job_of(study, spec, budget, known) for spec in expand(study, budget)]
+    open_jobs = [job for job in jobs if _record(Path(job["parameters"]["out"])) is None]
+    if open_jobs:
+        # before any worker starts: two processes with default threads each are ten times slower than with one each
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+        os.environ["TQDM_DISABLE"] = "1"
+        cluster = scheduler or LocalCluster(
+            n_workers=min(workers, len(open_jobs)), threads_per_worker=1, processes=True, host="127.0.0.1",
+            dashboard_address=None, memory_limit=0,
+        )  # fmt: skip
+        with Client(cluster) as client:
+            _collect(client, open_jobs, len(jobs), progress)
+            if scheduler is None:
+                cluster.close()
+    records = [json.loads((Path(job["parameters"]["out"]) / "record.json").read_text()) for job in jobs]
+    failed = [(r, job) for r, job in zip(records, jobs, strict=True) if r["status"] != "finished"]
+    for record, job in failed:
+        print(f"failed: {job['name']}: {record['error']} ({job['parameters']['out']})", file=sys.stderr)
+    return len(failed)
+
+
+def _collect(client: Client, jobs: list[dict], total: int, progress: bool) -> None:
+    done = total - len(jobs)
+    futures = {client.submit(execute, job, key=job["facts"]["id"], pure=False): job for job in jobs}
+    with Progress(total, done, progress, "runs") as bar:
+        for future in as_completed(futures):
+            try:
+                future.result()
+            except KilledWorker as error:
+                write_record(futures[future], "failed", f"KilledWorker: {error}".splitlines()[0], 0.0, {})
+            done += 1
+            bar.update(done, {})
