@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
+import functools
 import html
+import importlib.metadata
+import io
 import os
 import platform
 import time
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,16 +21,20 @@ import torch
 from IPython.display import HTML, display
 
 import hsetvae
-from hsetvae.config import Config, stream
+from hsetvae import plots
+from hsetvae.config import PRESETS, Config, stream
 from hsetvae.data import Cohort, Standardiser, collate, split
+from hsetvae.declaration import load_study
 from hsetvae.model import HSetVAE, initialise
 from hsetvae.simulate import simulate
+from hsetvae.statistics import compare
+from hsetvae.study import StaleRecords, effects, interactions, load_records, summary
 
 STARTED = time.monotonic()
 plt.rcParams["axes.prop_cycle"] = plt.cycler(color=sns.color_palette("colorblind"))
 
 
-def table(columns: dict | pd.DataFrame) -> None:
+def table(columns: dict | list | pd.DataFrame) -> None:
     """Show columns as a plain HTML table; numbers other than text are rounded to three digits."""
     frame = pd.DataFrame(columns)
     display(HTML(frame.to_html(index=False, border=0, float_format=lambda x: f"{x:.3g}", justify="left")))
@@ -79,41 +88,242 @@ def twin(cohort: Cohort) -> None:
     table(pd.DataFrame(rows, columns=["", "simulated", "Challenge 2012"]))
 
 
-LOGGED = {
-    "step": "updates made so far",
-    "epoch": "passes over the training stays, this one included",
-    "seconds": "since training began, pauses not counted",
-    "total": "what is differentiated: the weighted sum of the terms",
-    "distortion_current": "nats per set that h misses of the set it has just seen",
-    "distortion_next": "nats per set that h misses of the set to come",
-    "kl": "nats per set that all latents say, no weight, no floor",
-    "kl_level": "the same for one level; level 1 is nearest the data",
-    "kl_weighted": "what is charged for it: floored, weighted per level, times beta",
-    "bce": "cross-entropy of the outcome, nats per stay",
-    "variance_term": "mean squared log variance of the posterior, no weight",
-    "mean_term": "mean squared posterior mean, no weight",
-    "floor_share": "share of dimensions (or levels) whose KL is below the free-bits floor",
-    "beta": "KL weight at this step",
-    "reconstruction_weight": "weight of both distortions at this step",
-    "class_weight": "weight of the cross-entropy at this step",
-    "lr": "learning rate at this step, before the factor of a parameter group",
-    "gradient_norm": "norm of the gradient of all parameters, before clipping",
-    "gradient_norm_clipped": "the same after clipping",
-    "gradient_cosine": "cosine of the gradient before and after clipping: 1 when the direction is kept",
-    "clipped": "share of steps that clipping changed",
-    "skipped": "number of steps that were not finite and were skipped",
-    "validation_loss": "what selects the checkpoint: the cross-entropy on validation stays",
-    "validation_auroc": "AUROC on validation stays",
-    "validation_": "the same on validation stays, with posterior means",
-}
+# --- the study -------------------------------------------------------------------------------------------------------
+
+BUDGET = "standard"
+STUDY = load_study(Path(__file__).parent.parent / "ablations" / "study.toml")
+
+
+@functools.cache
+def records() -> pd.DataFrame | None:
+    """The records of the study; None, with a warning on the page, when they are not of the present code."""
+    try:
+        return load_records(STUDY, BUDGET)
+    except StaleRecords as error:
+        box("No results are shown", f"<p>{html.escape(str(error))}</p>", "warning")
+        return None
+
+
+@functools.cache
+def effects_table() -> pd.DataFrame:
+    return summary(STUDY, records())
+
+
+def signed(row) -> str:
+    """An effect with its 95 % interval."""
+    return f"{row.estimate:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+
+
+def settings_text(settings: dict) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in settings.items())
+
+
+def picture(axes, alt: str, caption: str) -> None:
+    """Show the figure of some axes with a text for who cannot see it and a caption, both made from the records."""
+    figure = np.ravel(np.asarray(axes, dtype=object))[0].figure
+    content = io.BytesIO()
+    figure.savefig(content, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    image = base64.b64encode(content.getvalue()).decode()
+    display(HTML(
+        f'<figure><img src="data:image/svg+xml;base64,{image}" alt="{html.escape(alt)}" />'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    ))  # fmt: skip
+
+
+def study_provenance() -> None:
+    """Version, dates, seeds, hardware and duration of the runs behind a page."""
+    r = records()
+    if r is None:
+        return provenance()
+    unique = {
+        name: ", ".join(sorted(map(str, r[name].unique()))) for name in ("hsetvae", "torch", "python", "platform")
+    }
+    provenance(
+        f"{len(r)} runs, replicates {r['replicate'].min()} to {r['replicate'].max()}, made {r['date'].min()} to "
+        f"{r['date'].max()} with hsetvae {unique['hsetvae']}, torch {unique['torch']}, Python {unique['python']} on "
+        f"{unique['platform']}, {r['threads'].max()} thread a run, {r['seconds'].sum() / 3600:.1f} hours. Page built"
+    )
+
+
+def findings() -> None:
+    """All questions with verdict and effect."""
+    if records() is None:
+        return
+    rows = []
+    for _, row in effects_table().query("primary").iterrows():
+        q = STUDY.questions[row.question]
+        link = f'<a href="ablations/{q.name}.html">{html.escape(q.claim)}</a>'
+        rows.append((link, row.verdict, f"{q.endpoint} {signed(row)}"))
+    columns = ["claim", "verdict", "effect with 95 % interval"]
+    display(HTML(pd.DataFrame(rows, columns=columns).to_html(index=False, border=0, escape=False, justify="left")))
+
+
+def declaration() -> None:
+    """The questions and endpoints as they are declared."""
+    table([
+        {"question": q.name, "reference": settings_text(q.reference), "changed": settings_text(q.changed),
+         "endpoint": q.endpoint, "claimed": "up" if q.direction > 0 else "down",
+         "matters from": STUDY.endpoints[q.endpoint].delta}
+        for q in STUDY.questions.values()
+    ])  # fmt: skip
+    table([
+        {"endpoint": e.name, "family": e.family, "what it is": e.text, "unit": e.unit} for e in STUDY.endpoints.values()
+    ])  # fmt: skip
+    budget = STUDY.budgets[BUDGET]
+    body = f"<p>Preset {STUDY.preset} with {html.escape(settings_text(STUDY.settings))}; {budget['replicates']} "
+    body += f"replicates of {STUDY.data.get('stays', '')} stays ({STUDY.data['source']}).</p>"
+    box("Shared by all arms", body)
+
+
+class Question:
+    """One page's view of a question: everything on it comes from the declaration and the records."""
+
+    def __init__(self, name: str) -> None:
+        self.q = STUDY.questions[name]
+        self.e = STUDY.endpoints[self.q.endpoint]
+
+    def verdict(self) -> None:
+        if records() is None:
+            return
+        row = effects_table().query("primary and question == @self.q.name").iloc[0]
+        kind = "tip" if row.verdict.startswith("supported") else "warning" if "refuted" in row.verdict else "note"
+        box(f"Verdict: {row.verdict}",
+            f"<p>{html.escape(self.q.claim)}. Claimed: {self.e.name} {'up' if self.q.direction > 0 else 'down'}; "
+            f"seen: {signed(row)} {html.escape(self.e.unit)} at n = {row.n}, Holm-corrected p = {row.p_holm:.3g}; "
+            f"matters from {self.e.delta:g}.</p>", kind)  # fmt: skip
+
+    def arms(self) -> None:
+        names = self.q.changed
+        base = STUDY.config(BUDGET).to_dict() | self.q.reference
+        table([{"setting": n, "reference": str(base[n]), "changed": str(self.q.changed[n])} for n in names])
+
+    def figure(self) -> None:
+        if records() is None:
+            return
+        r, name, measure = records(), self.q.name, self.e.name
+        parts = {"mean over the other factors": effects(STUDY, r, name, measure)}
+        for other in (f for f in STUDY.factorial if f != name):
+            for level in ("reference", "changed"):
+                setting = settings_text(getattr(STUDY.questions[other], level))
+                parts[f"with {setting}"] = effects(STUDY, r[r[other] == level], name, measure)
+        rows = pd.DataFrame([{"label": label, **vars(compare(d.to_numpy()))} for label, d in parts.items()])
+        dots = pd.concat([pd.DataFrame({"label": label, "difference": d}) for label, d in parts.items()])
+        n = len(r["replicate"].unique())
+        alt = "; ".join(f"{row.label}: {signed(row)}" for _, row in rows.iterrows())
+        picture(plots.forest(rows, dots, self.e.delta, self.e.unit), f"Effects on {measure}, n = {n}. {alt}",
+                f"Effect of {settings_text(self.q.changed)} instead of {settings_text(self.q.reference)} on {measure}; "
+                f"n = {n} replicates, {len(r)} runs.")  # fmt: skip
+
+    def table(self) -> None:
+        if records() is None:
+            return
+        rows = effects_table().query("question == @self.q.name")
+        table([
+            {"endpoint": row.endpoint + (" (primary)" if row.primary else ""), "difference [95 %]": signed(row),
+             "matters from": STUDY.endpoints[row.endpoint].delta, "p": f"{row.p:.3g}", "p (Holm)": f"{row.p_holm:.3g}",
+             "positive": f"{row.positive:.0%}", "n": row.n} for _, row in rows.iterrows()
+        ])  # fmt: skip
+
+    def interactions(self) -> None:
+        if records() is None:
+            return
+        rows = interactions(STUDY, records(), self.q.name)
+        table([
+            {"with": row.other, "endpoint": row.endpoint, "interaction [95 %]": signed(row),
+             "p (Holm)": f"{row.p_holm:.3g}"}
+            for _, row in rows.iterrows()
+        ])  # fmt: skip
+
+    def mechanism(self) -> None:
+        if records() is None:
+            return
+        r = records()[records()["status"] == "finished"]
+        rows = []
+        for measure in self.q.mechanism:
+            means = r.groupby(self.q.name)[measure].mean()
+            row = pd.Series(vars(compare(effects(STUDY, r, self.q.name, measure).to_numpy())))
+            rows.append({"measure": measure, "reference": means.get("reference"), "changed": means.get("changed"),
+                         "difference [95 %]": signed(row)})  # fmt: skip
+        table(rows)
+
+    def reproduce(self) -> None:
+        changes = " ".join(f"-p {name} {value}" for name, value in self.q.changed.items())
+        shared = ", ".join(f"{k}: {v}" for k, v in STUDY.settings.items())
+        code = (
+            f"make ablations                                   # all runs, records and pages\n"
+            f"papermill ablations/run.ipynb run.ipynb {changes} -y '{{more: {{{shared}}}}}'   # one run"
+        )
+        display(HTML(f"<pre>{html.escape(code)}</pre>"))
+
+    def provenance(self) -> None:
+        study_provenance()
+
+
+def ledger() -> None:
+    """Every claim with its setting in both presets and what the study says of it."""
+    claims = pd.read_csv(Path(__file__).parent / "ledger.csv")
+    baseline, improved = PRESETS["baseline"].to_dict(), PRESETS["improved"].to_dict()
+    turned: dict[str, list[str]] = {}
+    for name, *_, ids, _ in Config.describe():
+        values = f"{baseline[name]} → {improved[name]}" if baseline[name] != improved[name] else f"{baseline[name]}"
+        for one in ids.split():
+            turned.setdefault(one, []).append(f"{name}: {values}")
+    said = {}
+    if records() is not None:
+        for _, row in effects_table().query("primary").iterrows():
+            said |= {one: f"{row.verdict} ({row.question})" for one in STUDY.questions[row.question].ledger}
+    table([
+        {"id": c.id, "claim": c.claim, "setting: before → after": "; ".join(turned.get(c.id, [])),
+         "state": said.get(c.id, "not yet run")} for c in claims.itertuples()
+    ])  # fmt: skip
+
+
+def versions() -> None:
+    """The versions this page was built with."""
+    names = "torch numpy pandas scipy scikit-learn papermill distributed jupyter-book".split()
+    table([{"package": name, "version": importlib.metadata.version(name)} for name in names])
+
+
+def cost() -> None:
+    """What the suite took, from its records."""
+    r = records()
+    if r is not None:
+        facts = {"runs": len(r), "seconds a run, median": f"{r['seconds'].median():.1f}",
+                 "of which training": f"{r['seconds_training'].median():.1f}",
+                 "hours in all": f"{r['seconds'].sum() / 3600:.2f}", "cores": r["cores"].max(),
+                 "threads a run": r["threads"].max()}  # fmt: skip
+        table([{"": name, "value": str(value)} for name, value in facts.items()])
+
+
+# --- training and diagnosis ------------------------------------------------------------------------------------------
+
+MEASURES = {
+    "au_ratio": "active units / dimensions", "kl": "KL (nats per set)", "mi": "mutual information (nats)",
+    "decoder_use_current": "decoder use (nats per set)", "at_floor": "share at the floor",
+    "collapsed": "share collapsed (0.01, 0.01)", "mean_sigma": "mean sigma", "s_past": "S_past", "s_cur": "S_cur",
+    "zh_cka": "similarity of z and h (CKA)", "probe_gain": "probe gain of h over z (R²)",
+}  # fmt: skip
+
+
+def measures(found: dict[str, dict]) -> None:
+    """Diagnoses side by side, each beside its network before training."""
+    rows = []
+    for key, text in MEASURES.items():
+        row = {"measure": text}
+        for name, m in found.items():
+            row |= {name: m[key], f"{name}, untrained": m["untrained"][key]}
+        rows.append(row)
+    table(rows)
 
 
 def logged_numbers(history: pd.DataFrame) -> None:
     """Every column of a run's history with its meaning; a column without one is an error, and fails the build."""
+    meanings = dict(pd.read_csv(Path(__file__).parent / "history.csv").itertuples(index=False))
     rows = []
     for name in history.columns:
-        fits = [key for key in LOGGED if name == key or (key in ("kl_level", "validation_") and name.startswith(key))]
+        fits = [key for key in meanings if name == key or (key in ("kl_level", "validation_") and name.startswith(key))]
         if not fits:
-            raise KeyError(f"history column {name} is explained nowhere: add it to LOGGED")
-        rows.append((name, LOGGED[max(fits, key=len)]))
+            raise KeyError(f"history column {name} is explained nowhere: add it to book/history.csv")
+        rows.append((name, meanings[max(fits, key=len)]))
     table(pd.DataFrame(rows, columns=["column", "meaning (mean over the steps since the last row)"]))

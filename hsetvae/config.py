@@ -47,7 +47,7 @@ class Config:
 
     # --- sizes (context) -------------------------------------------------------------------------------------------
     width: int = knob(64, "width D of every token", "features", at_least=4)
-    latent: int = knob(32, "latent width Z of one level", "dimensions", at_least=1)
+    latent: int = knob(16, "latent width Z of one level", "dimensions", at_least=1)
     levels: int = knob(2, "levels L of latents per set", "levels", at_least=1)
     heads: int = knob(2, "attention heads", "heads", at_least=1)
     layers: int = knob(2, "layers of the history Transformer", "layers", at_least=1)
@@ -116,17 +116,17 @@ class Config:
     setvae_lr_scale: float = knob(1.0, "factor on the learning rate of the SetVAE", "", "T1", at_least=0)
     weight_decay: float = knob(0.0, "decoupled weight decay of matrices", "", "T2", at_least=0)
     lr_schedule: Literal["constant", "cosine", "restarts"] = knob("constant", "learning-rate schedule", ledger="T3")
-    lr_warmup: float = knob(0.0, "linear warm-up of the learning rate", "share of steps", at_least=0, at_most=1)
+    lr_warmup: float = knob(0.1, "linear warm-up of the learning rate", "share of steps", at_least=0, at_most=1)
     clip: Literal["none", "value", "norm"] = knob("value", "gradient clipping", ledger="T4 D4")
     clip_at: float = knob(1.0, "where the gradient is clipped", "gradient value or norm", "H4", at_least=1e-12)
     detect_anomaly: bool = knob(False, "torch's anomaly detection: names the operation of a NaN, slow", ledger="T5")
     skip_nonfinite: bool = knob(False, "skip and count non-finite steps instead of stopping", ledger="E3")
-    epochs: int = knob(10, "passes over the training stays", "epochs", at_least=1)
-    batch_size: int = knob(32, "stays per step", "stays", at_least=1)
+    epochs: int = knob(20, "passes over the training stays", "epochs", at_least=1)
+    batch_size: int = knob(16, "stays per step", "stays", at_least=1)
     patience: int = knob(
         0, "stop after this many epochs without a better validation loss; 0 = never", "epochs", at_least=0
     )
-    pretrain_epochs: int = knob(0, "epochs of training the SetVAE alone before the rest", "epochs", "T1", at_least=0)
+    pretrain_epochs: int = knob(4, "epochs of training the SetVAE alone before the rest", "epochs", "T1", at_least=0)
     stages: Literal["joint", "progressive"] = knob(
         "joint", "train all at once, or head → head + Transformer → all, a third of the steps each", ledger="A2"
     )

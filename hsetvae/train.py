@@ -187,13 +187,13 @@ def _averages(interval: list[dict]) -> dict[str, float]:
 
 
 def _validate(model, cohort, index, standardiser, config: Config, device: str) -> dict[str, float]:
-    """Validation terms; what selects is the outcome's BCE, or the negative ELBO where no outcome is learned."""
+    """Validation terms; what selects is the outcome's BCE, or where no outcome is learned distortion + beta · KL."""
     terms, logits = mean_terms(model, cohort, index, standardiser, config, device)
     outcome = cohort.outcome[index] if cohort.outcome is not None else np.full(len(index), np.nan)
     known = ~np.isnan(outcome)
     row = {f"validation_{n}": terms[n] for n in ("distortion_current", "distortion_next", "kl", "bce")}
-    elbo = terms["distortion_current"] + terms["distortion_next"] + terms["kl"]
-    row["validation_loss"] = terms["bce"] if known.any() and config.class_weight else elbo
+    unsupervised = terms["distortion_current"] + terms["distortion_next"] + config.beta * terms["kl"]
+    row["validation_loss"] = terms["bce"] if known.any() and config.class_weight else unsupervised
     both = known.any() and len(np.unique(outcome[known])) == 2
     row["validation_auroc"] = auroc(outcome[known], logits[known]) if both else math.nan
     return row

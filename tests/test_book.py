@@ -22,7 +22,7 @@ def copy_book(folder: Path) -> Path:
 
 
 def build(book: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "jupyter_book", "build", str(book), "-W", "-n", "--keep-going"]
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(book), "-W", "-n", "--keep-going"]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -28,14 +28,14 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # A module may import from the lines above its own and from nothing else.
 LAYERS = [
     {"config"},
-    {"attention", "files", "optim", "progress", "scores", "statistics", "plots"},
+    {"attention", "files", "measures", "optim", "progress", "scores", "statistics", "plots"},
     {"data", "download"},
     {"events", "setvae", "history", "decoders", "baselines"},
     {"simulate", "physionet", "model"},
     {"objective", "runs"},
-    {"evaluate"},
+    {"evaluate", "observe"},
     {"generate", "diagnostics", "train"},
-    {"advice"},
+    {"advice", "declaration"},
     {"study"},
     {"sweep"},
     {"cli"},
