@@ -91,7 +91,7 @@ def twin(cohort: Cohort) -> None:
 # --- the study -------------------------------------------------------------------------------------------------------
 
 BUDGET = "standard"
-STUDY = load_study(Path(__file__).parent.parent / "ablations" / "study.toml")
+STUDY = load_study(Path(__file__).resolve().parent.parent / "ablations" / "study.toml")
 
 
 @functools.cache
@@ -262,7 +262,7 @@ class Question:
 
 def ledger() -> None:
     """Every claim with its setting in both presets and what the study says of it."""
-    claims = pd.read_csv(Path(__file__).parent / "ledger.csv")
+    claims = pd.read_csv(Path(__file__).resolve().parent / "ledger.csv")
     baseline, improved = PRESETS["baseline"].to_dict(), PRESETS["improved"].to_dict()
     turned: dict[str, list[str]] = {}
     for name, *_, ids, _ in Config.describe():
@@ -319,7 +319,7 @@ def measures(found: dict[str, dict]) -> None:
 
 def logged_numbers(history: pd.DataFrame) -> None:
     """Every column of a run's history with its meaning; a column without one is an error, and fails the build."""
-    meanings = dict(pd.read_csv(Path(__file__).parent / "history.csv").itertuples(index=False))
+    meanings = dict(pd.read_csv(Path(__file__).resolve().parent / "history.csv").itertuples(index=False))
     rows = []
     for name in history.columns:
         fits = [key for key in meanings if name == key or (key in ("kl_level", "validation_") and name.startswith(key))]

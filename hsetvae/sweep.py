@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,13 +47,16 @@ class WarmKernel(NBClientEngine):
 
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, start_timeout=60, execution_timeout=None, **_):
-        manager = cls.kernel or AsyncKernelManager(kernel_name=kernel_name, transport="ipc")
+        manager = cls.kernel or AsyncKernelManager(
+            kernel_name=kernel_name, transport="ipc", ip=str(Path(tempfile.mkdtemp(prefix="hsetvae-")) / "socket")
+        )
         cls.kernel = None  # unless this run ends well
         client = PapermillNotebookClient(
-            nb_man, km=manager, kernel_name=kernel_name, timeout=execution_timeout, startup_timeout=start_timeout
-        )
+            nb_man, km=manager, kernel_name=kernel_name, timeout=execution_timeout, startup_timeout=start_timeout,
+            extra_arguments=["--log-level=ERROR"],
+        )  # fmt: skip
         try:
-            client.execute(cleanup_kc=False, extra_arguments=["--log-level=ERROR"])
+            client.execute(cleanup_kc=False)
             failed = any(cell.metadata.get("papermill", {}).get("exception") for cell in nb_man.nb.cells)
             if not failed:
                 client.wait_for_reply(client.kc.execute("%reset -f", store_history=False))

@@ -53,7 +53,11 @@ def test_a_wrong_setting_is_refused_with_its_name(changes, words):
 def test_settings_are_read_in_the_type_of_their_field():
     texts = ["beta=1", "levels=3", "clip=norm", "detect_anomaly=true"]
     assert parse_settings(texts) == {"beta": 1.0, "levels": 3, "clip": "norm", "detect_anomaly": True}
-    for text, words in [("beta", 'has no "="'), ("beat=1", 'did you mean "beta"'), ("levels=two", "not a whole number")]:
+    for text, words in [
+        ("beta", 'has no "="'),
+        ("beat=1", 'did you mean "beta"'),
+        ("levels=two", "not a whole number"),
+    ]:
         with pytest.raises(UserError, match=words):
             parse_settings([text])
 

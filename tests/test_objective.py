@@ -37,9 +37,9 @@ def test_dynamic_weights_are_shares_of_the_run():
 
 def test_learning_rate_schedules():
     assert lr_at(BASELINE, 77, 100) == BASELINE.lr
-    cosine = BASELINE.but(lr_schedule="cosine", lr=1.0)
+    cosine = BASELINE.but(lr_schedule="cosine", lr=1.0, lr_warmup=0.0)
     assert [lr_at(cosine, s, 100) for s in (0, 50, 100)] == pytest.approx([1, 0.5, 0])
-    restarts = BASELINE.but(lr_schedule="restarts", lr=1.0)
+    restarts = BASELINE.but(lr_schedule="restarts", lr=1.0, lr_warmup=0.0)
     starts = [lr_at(restarts, s, 1500) for s in (0, 100, 300, 700)]
     assert starts == pytest.approx([1, 1, 1, 1])
     assert [lr_at(restarts, s, 1500) for s in (50, 200, 500, 1100)] == pytest.approx([0.5] * 4)
