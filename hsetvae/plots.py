@@ -39,7 +39,7 @@ def forest(summary: pd.DataFrame, replicates: pd.DataFrame, delta: float, unit: 
     place = {label: i for i, label in enumerate(summary["label"])}
     axis.axvspan(-delta, delta, color="0.9", zorder=0, label=f"±{delta:g}: too small to matter")
     axis.axvline(0, color="0.6", lw=0.8, zorder=1)
-    dots = replicates["label"].map(place) + 0.22
+    dots = replicates["label"].map(place).astype(float) + 0.22
     axis.scatter(replicates["difference"], dots, s=12, color=PALETTE[7], zorder=2, label="one replicate")
     y, estimate = np.arange(len(summary)), summary["estimate"]
     reach = np.abs(summary[["low", "high"]].T.to_numpy() - estimate.to_numpy())

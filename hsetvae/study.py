@@ -84,6 +84,8 @@ def effects(study: Study, records: pd.DataFrame, question: str, measure: str) ->
     the other factors; a pair with a failed run drops out, and a replicate without a pair is missing."""
     factors = [name for name in study.factorial if name != question]
     rows = records[records["status"] == "finished"]
+    if rows.empty:
+        return pd.Series(dtype=float)
     for name in study.questions:
         if name not in study.factorial and name != question and name in rows:
             rows = rows[rows[name] != "changed"]

@@ -178,7 +178,7 @@ def run_study(study: Study, budget: str, workers: int, scheduler: str | None = N
         os.environ["TQDM_DISABLE"] = "1"
         cluster = scheduler or LocalCluster(
             n_workers=min(workers, len(open_jobs)), threads_per_worker=1, processes=True, host="127.0.0.1",
-            dashboard_address=None, memory_limit=0,
+            dashboard_address="127.0.0.1:0", memory_limit=0,
         )  # fmt: skip
         with Client(cluster) as client:
             _collect(client, open_jobs, len(jobs), progress)
@@ -193,7 +193,8 @@ def run_study(study: Study, budget: str, workers: int, scheduler: str | None = N
 
 def _collect(client: Client, jobs: list[dict], total: int, progress: bool) -> None:
     done = total - len(jobs)
-    futures = {client.submit(execute, job, key=job["facts"]["id"], pure=False): job for job in jobs}
+    # in order, so that an interrupted suite holds whole replicates
+    futures = {client.submit(execute, job, key=job["facts"]["id"], priority=-i): job for i, job in enumerate(jobs)}
     with Progress(total, done, progress, "runs") as bar:
         for future in as_completed(futures):
             try:

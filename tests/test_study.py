@@ -1,0 +1,205 @@
+"""A study from declaration to verdict, with papermill, Dask and kills that are real."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hsetvae.config import UserError
+from hsetvae.declaration import code_hash, expand, load_study
+from hsetvae.study import (
+    StaleRecords,
+    effects,
+    interaction,
+    load_records,
+    local_records,
+    publish,
+    report,
+    runs_folder,
+    summary,
+)
+from hsetvae.sweep import run_study
+
+ABLATIONS = Path(__file__).resolve().parents[1] / "ablations"
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """The declared study with two factors, in a folder of its own."""
+    text = (ABLATIONS / "study.toml").read_text()
+    text = text.replace('["beta", "position", "pooling", "clipping"]', '["beta", "pooling"]')
+    for name in ("position", "clipping"):  # no factor any more
+        text = text.replace(f"[questions.{name}]", f"[unused.{name}]")
+    (tmp_path / "study.toml").write_text(text)
+    shutil.copy(ABLATIONS / "run.ipynb", tmp_path)
+    monkeypatch.delenv("HSETVAE_RUNS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return load_study(tmp_path / "study.toml")
+
+
+def made_up(study, effect, budget="standard"):
+    """Records in which `changed` beta adds `effect` to every measure, more so with changed pooling."""
+    rows = []
+    for spec in expand(study, budget):
+        noise = np.random.default_rng([spec.replicate, len(spec.changes)]).normal(0, 1e-3)
+        both = spec.arm == {"beta": "changed", "pooling": "changed"}
+        value = spec.replicate + effect * (spec.arm["beta"] == "changed") + 0.2 * both + noise
+        rows.append({"id": spec.id, **spec.arm, "replicate": spec.replicate, "status": "finished", "error": "",
+                     "declaration": study.key, **dict.fromkeys(study.endpoints, value)})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_the_declared_study_crosses_four_factors_in_at_least_eight_replicates():
+    specs = expand(load_study(ABLATIONS / "study.toml"), "standard")
+    assert len({json.dumps(spec.arm) for spec in specs}) == 16
+    assert len(specs) >= 16 * 8 and len({spec.id for spec in specs}) == len(specs)
+
+
+def test_effects_are_paired_and_averaged_over_the_other_factor(study):
+    records = made_up(study, effect=0.5)
+    d = effects(study, records, "beta", "auroc")
+    assert len(d) == 8 and d.to_numpy() == pytest.approx(np.full(8, 0.6), abs=0.01)
+    assert interaction(study, records, "beta", "pooling", "auroc").to_numpy() == pytest.approx(
+        np.full(8, 0.1), abs=0.01
+    )
+
+
+def test_verdicts_follow_from_the_records_and_failed_runs_count(study):
+    records = made_up(study, effect=0.5)
+    found = summary(study, records).query("primary").set_index("question")["verdict"]
+    assert found["beta"] == "supported"
+    broken = records.assign(status=["failed"] * 10 + ["finished"] * (len(records) - 10))
+    found = summary(study, broken).query("primary").set_index("question")["verdict"]
+    assert found["beta"].startswith("not evaluable: 31% of the runs failed")
+
+
+def test_an_arm_of_ones_own_is_compared_with_the_reference_only(study):
+    path = study.folder / "study.toml"
+    own = '\n[questions.mine]\nclaim = "x"\nendpoint = "auroc"\ndirection = 1\nwhy = "y"\nchanged = {head = "mlp"}\n'
+    path.write_text(path.read_text() + own)
+    mine = load_study(path)
+    specs = [spec for spec in expand(mine, "standard") if spec.arm.get("mine") == "changed"]
+    assert len(specs) == 8 and all(spec.changes == {"head": "mlp"} for spec in specs)
+    old = {spec.id for spec in expand(study, "standard")}
+    assert old == {spec.id for spec in expand(mine, "standard")} - {spec.id for spec in specs}, (
+        "nothing else runs again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('endpoint = "au_ratio"', 'endpoint = "au_ration"', 'unknown endpoint "au_ration"; did you mean "au_ratio"'),
+        ("latent = 8", "latnt = 8", 'unknown setting "latnt"; did you mean "latent"'),
+        ("changed = {beta = 0.1}", "changed = {beat = 0.1}", "the same settings in `reference` and `changed`"),
+        ("direction = 1", "direction = 2", "direction must be 1 or -1"),
+        ("delta = 0.005", "delta = 0.0", "delta must be above 0"),
+        ('claim = "A KL', 'clam = "A KL', 'unknown key "clam"; did you mean "claim"'),
+        ('preset = "baseline"', 'preset = "base"', 'preset "base" is not one of'),
+        ("replicates = 8", "replicates = 0", "needs replicates"),
+        ("title =", "title", "not valid TOML"),
+    ],
+)
+def test_a_wrong_declaration_is_refused_where_it_is_wrong(study, old, new, words):
+    path = study.folder / "study.toml"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(UserError) as error:
+        load_study(path)
+    assert words in str(error.value)
+
+
+def test_code_counts_and_comments_do_not(study, tmp_path):
+    notebook = json.loads(study.notebook.read_text())
+    cell = next(
+        c for c in notebook["cells"] if c["cell_type"] == "code" and "parameters" not in c["metadata"].get("tags", [])
+    )
+    hashes = []
+    for i, line in enumerate(["", "# a remark\n", "x = 1\n"]):
+        source = cell["source"]
+        cell["source"] = [line, *source]
+        path = tmp_path / f"{i}.ipynb"
+        path.write_text(json.dumps(notebook))
+        cell["source"] = source
+        hashes.append(code_hash(path))
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_renamed_parameter_of_the_notebook_is_refused_before_anything_runs(study):
+    text = study.notebook.read_text()
+    study.notebook.write_text(text.replace("replicate = 0", "replicates = 0"))
+    code_hash.cache_clear()
+    with pytest.raises(UserError, match=r'no parameter "replicate"; did you mean "replicates"'):
+        run_study(study, "smoke", workers=1, progress=False)
+    assert not runs_folder(study, "smoke").exists()
+
+
+def test_published_records_of_other_code_are_stale(study):
+    records = made_up(study, 0.5).assign(id="0")
+    (study.folder / "results").mkdir()
+    records.to_csv(study.folder / "results" / "standard.csv", index=False)
+    with pytest.raises(StaleRecords, match="32 of 32 runs are missing"):
+        load_records(study, "standard")
+
+
+SUITE = """
+import sys
+from hsetvae.declaration import load_study
+from hsetvae.sweep import run_study
+if __name__ == "__main__":
+    sys.exit(run_study(load_study(sys.argv[1]), "smoke", workers=2, progress=False))
+"""
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers through /proc")
+def test_a_suite_survives_a_killed_worker_and_a_killed_suite_continues(study, tmp_path):
+    script = tmp_path / "suite.py"
+    script.write_text(SUITE)
+    command = [sys.executable, str(script), str(study.folder / "study.toml")]
+    wanted = len(expand(study, "smoke"))
+
+    def start(until: int) -> subprocess.Popen:
+        process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while len(local_records(study, "smoke")) < until and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return process
+
+    process = start(until=1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    first = local_records(study, "smoke").set_index("id")["seconds"]
+    assert 1 <= len(first) < wanted
+
+    process = start(until=len(first) + 1)
+    os.kill(children(process.pid)[-1], signal.SIGKILL)
+    assert process.wait(timeout=240) == 0
+    records = load_records(study, "smoke")
+    assert len(records) == wanted and (records["status"] == "finished").all()
+    assert records.set_index("id")["seconds"][first.index].equals(first), "finished runs are not run again"
+    table = pd.read_csv(publish(study, "smoke"), dtype={"id": str})
+    assert table["id"].tolist() == records["id"].tolist()
+    assert "0 runs failed" in report(study, "smoke")
+
+
+def test_a_diverging_run_is_reported_and_keeps_its_place(study, capsys):
+    path = study.folder / "study.toml"
+    path.write_text(
+        path.read_text().replace("epochs = 1}", "epochs = 1, lr = 1e30}").replace("replicates = 2", "replicates = 1")
+    )
+    diverging = load_study(path)
+    assert run_study(diverging, "smoke", workers=1, progress=False) == 4
+    assert "TrainingDiverged" in capsys.readouterr().err
+    assert (load_records(diverging, "smoke")["status"] == "failed").all()
+    assert "not evaluable: 100% of the runs failed" in report(diverging, "smoke")
