@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import Attention, rotate, time_angles
+from .attention import Attention, Dropout, rotate, time_angles
 from .config import Config
 from .data import Batch
 
@@ -74,9 +74,9 @@ class Layer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(D), nn.LayerNorm(D)
         activation = nn.GELU() if config.activation == "gelu" else nn.ReLU()
         self.feedforward = nn.Sequential(
-            nn.Linear(D, config.feedforward), activation, nn.Dropout(config.dropout), nn.Linear(config.feedforward, D)
+            nn.Linear(D, config.feedforward), activation, Dropout(config.dropout), nn.Linear(config.feedforward, D)
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, angles: Tensor | None) -> Tensor:
         def attend(y: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ class OutcomeHead(nn.Module):
         self.pooling = config.pooling
         self.query = nn.Parameter(torch.zeros(D)) if config.pooling == "query" else None
         if config.head == "mlp":
-            self.net = nn.Sequential(nn.Linear(D, D), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(D, 1))
+            self.net = nn.Sequential(nn.Linear(D, D), nn.GELU(), Dropout(config.dropout), nn.Linear(D, 1))
         else:
             self.net = nn.Sequential(nn.Linear(D, 1))
 

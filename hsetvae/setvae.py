@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .attention import ISAB, PMA, SAB
+from .attention import ISAB, PMA, SAB, Dropout
 from .config import Config
 from .data import Batch
 
@@ -71,7 +71,7 @@ class EventEmbedding(nn.Module):
         mix = [nn.LayerNorm(D), nn.GELU()] if config.norm_gelu else [] if self.product else [nn.ReLU()]
         self.mix = nn.Sequential(*mix, nn.Identity() if self.product else nn.Linear(D, D))
         self.norm = nn.RMSNorm(D) if config.event_norm == "rms" else nn.Identity()
-        self.dropout = nn.Dropout(config.input_dropout)
+        self.dropout = Dropout(config.input_dropout)
 
     def forward(self, variable: Tensor, value: Tensor) -> Tensor:
         """variable (C,) int, value (C,) -> (C, D)."""
