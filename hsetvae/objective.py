@@ -1,7 +1,8 @@
 """The objective: raw terms of an Output, their schedules and weights, applied here and only here.
 
-total = r(s) · distortion + beta(s) · KL(with floor and level weights) + w(s) · BCE + variance and mean regularisers.
-Distortion and KL are means over the sets of the batch, in nats per set; BCE is the mean over its stays.
+total = [r(s) · distortion + beta(s) · KL(with floor and level weights)] / n + w(s) · BCE + variance and mean regularisers.
+Distortion and KL are means over the sets of the batch, in nats per set; n is the mean number of events of a set, so that
+w weighs the outcome of a stay against one event, whatever the size of the sets; BCE is the mean over the stays.
 """
 
 from __future__ import annotations
@@ -95,9 +96,10 @@ def objective(output: Output, batch: Batch, config: Config, step: int, total: in
     beta = beta_at(config, step, total)
     reconstruction = reconstruction_weight_at(config, step, total)
     w = class_weight_at(config, step, total)
+    events = sum(bucket.real.sum() for bucket in batch.buckets) / batch.size
+    per_event = events if config.decoder == "likelihood" else 1.0  # the set distances are means over events already
     sum_of_terms = (
-        reconstruction * (current + following)
-        + beta * kl_charged
+        (reconstruction * (current + following) + beta * kl_charged) / per_event
         + w * bce
         + config.variance_weight * variance
         + config.mean_weight * mean
@@ -112,6 +114,7 @@ def objective(output: Output, batch: Batch, config: Config, step: int, total: in
             "kl": per_level.sum(),
             **{f"kl_level{level + 1}": per_level[level] for level in range(levels)},
             "kl_weighted": beta * kl_charged.detach(),
+            "events_per_set": events,
             "bce": bce.detach(),
             "variance_term": variance.detach(),
             "mean_term": mean.detach(),

@@ -16,6 +16,9 @@ from .config import Config
 from .data import Batch
 
 LOGVAR_LIMIT = 10.0  # ledger S4: log variances stay within ±10
+# Log variance of a fresh posterior relative to its prior.  Starting as sharp as this, a network first learns what to
+# say and then how much of it is worth its price; starting at 0, z is noise and what follows has nothing to learn from.
+SHARP = -4.0
 
 
 class Latents(NamedTuple):
@@ -136,7 +139,7 @@ class SetVAE(nn.Module):
             shift = self.posteriors[level](torch.cat([features[:, level], *context], dim=-1))
             mu, logvar = shift.chunk(2, dim=-1)  # relative to the prior
             prior_mu, prior_logvar = self.prior(level, above, mu)
-            mu, logvar = mu + prior_mu, self.clamp(logvar + prior_logvar)
+            mu, logvar = mu + prior_mu, self.clamp(logvar + prior_logvar + SHARP)
             if self.training and self.posterior_noise:  # S5: the noisy scale is the one sampled and the one charged
                 logvar = logvar + self.posterior_noise * noise_like(logvar, generator)
             z = mu + torch.exp(0.5 * logvar) * noise_like(mu, generator) if sample else mu
