@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import typing
@@ -172,11 +173,17 @@ class Config:
     @classmethod
     def describe(cls) -> list[tuple[str, str, Any, str, str, str]]:
         """One row per field: name, type, default, unit, ledger id, text."""
-        kinds = typing.get_type_hints(cls)
+        kinds = _kinds()
         return [
             (f.name, _kind_name(kinds[f.name]), f.default, f.metadata["unit"], f.metadata["ledger"], f.metadata["text"])
             for f in dataclasses.fields(cls)
         ]
+
+
+@functools.cache
+def _kinds() -> dict[str, Any]:
+    """Type of every field; evaluated once, because evaluating annotations takes longer than all checks together."""
+    return typing.get_type_hints(Config)
 
 
 def _kind_name(kind: Any) -> str:
@@ -185,7 +192,7 @@ def _kind_name(kind: Any) -> str:
 
 def _checked(f: dataclasses.Field, value: Any) -> Any:
     """The value in the field's type, or a UserError that names the field, the value and what is allowed."""
-    kind = typing.get_type_hints(Config)[f.name]
+    kind = _kinds()[f.name]
     where = f"setting {f.name} = {value!r}"
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
@@ -213,7 +220,7 @@ def parse_settings(texts: list[str]) -> dict[str, Any]:
 
     Raises UserError for a missing `=`, an unknown name, or a value that is not of the field's type.
     """
-    kinds = typing.get_type_hints(Config)
+    kinds = _kinds()
     settings: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
