@@ -1,6 +1,7 @@
 """hsetvae: hierarchical set VAEs for irregular clinical time series.
 
-Names live in the module that defines them, for example `from hsetvae.train import train`; the API page lists them.
+`hsetvae.api` holds all public names: `from hsetvae.api import IMPROVED, simulate, split, train, evaluate`.
+Each is defined in the module of its job, for example `hsetvae.train.train`; importing `hsetvae` itself loads nothing.
 """
 
 from importlib.metadata import version

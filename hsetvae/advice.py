@@ -1,4 +1,4 @@
-"""What the measures of a run mean and what to try: rules in plain words, and the report that shows their evidence.
+"""What the measures of a run mean and what to try: rules in plain words.
 
 A rule is one function from measures to what it found, or None.  The order of RULES is the order of the advice: what
 spoils the other measures comes first.

@@ -21,7 +21,7 @@ from sklearn.preprocessing import FunctionTransformer, RobustScaler, StandardSca
 
 from .config import UserError, stream
 from .data import Cohort, Split
-from .files import write_atomically
+from .files import refuse_file, write_atomically
 from .scores import score_all
 
 SECOND_DAY = 24.0  # hours
@@ -138,6 +138,7 @@ def train_baseline(name: str, cohort: Cohort, split: Split, out: str | os.PathLi
     Raises UserError when `out` exists, and as `fit_baselines` does.
     """
     out = Path(out)
+    refuse_file(out)
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is a folder with files: choose another --out")
     X, outcome, used = _learned_from(cohort, split)

@@ -39,17 +39,33 @@ STUDY = Path("ablations/study.toml")
 
 
 def _cohort(data: str, outcomes: Path | None, variables: tuple[str, ...] | None = None):
-    """The cohort of `--data`; what was dropped or averaged is said on stderr."""
+    """The cohort of `--data`, which for a run has its `variables`; what was dropped or averaged is said on stderr."""
     if data == "simulated":
         from .simulate import simulate
 
-        return simulate().cohort
+        cohort = simulate().cohort
+        if outcomes:
+            raise UserError("--outcomes goes with a table: the simulated cohort knows its outcomes; give --data FILE")
+        if variables not in (None, cohort.variables):
+            raise UserError("this run was not trained on the simulated cohort: give its own kind of table, --data FILE")
+        return cohort
     from .events import read_cohort
 
     cohort, report = read_cohort(data, outcomes, variables=variables)
     for line in report.lines():
         print(line, file=sys.stderr)
     return cohort
+
+
+def _study(path: Path):
+    """The declared study of `--study`."""
+    from .declaration import load_study
+
+    if not path.is_file():
+        raise UserError(
+            f"{path} is not a file: name the declared study with --study, or call from the project's folder"
+        )
+    return load_study(path)
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -87,7 +103,8 @@ def train(
 
         config = PRESETS[preset.value].but(**parse_settings(settings or []))
         train_model(config, cohort, parts, out, seed=seed, resume=resume, device=device)
-    print(f"run: {out}\nnext: hsetvae evaluate {out} --data {data}")
+    tables = f"--data {data}" + (f" --outcomes {outcomes}" if outcomes else "")
+    print(f"run: {out}\nnext: hsetvae evaluate {out} {tables}")
 
 
 @app.command()
@@ -116,11 +133,14 @@ def evaluate(
     index = loaded.unseen(cohort) if split.value == "unseen" else np.arange(len(cohort))
     scores = loaded.evaluate(cohort, index) if is_baseline(run) else scores_of(loaded, cohort, index)
     if cohort.probability is not None:
-        scores["auroc_of_truth"] = auroc(cohort.outcome[index], cohort.probability[index])
+        known = index[~np.isnan(cohort.outcome[index])]
+        truth = auroc(cohort.outcome[known], cohort.probability[known])
+        scores["auroc_of_truth"] = None if np.isnan(truth) else truth
     if out is not None:
         probability = (loaded.predict if is_baseline(run) else lambda *a: predict(loaded, *a))(cohort, index)
         table = pd.DataFrame({"stay": np.asarray(cohort.stays)[index], "probability": probability})
         write_atomically(out, table.to_csv(index=False).encode())
+        print(f"wrote {out}", file=sys.stderr)
     print(json.dumps(scores, indent=1))
 
 
@@ -132,15 +152,20 @@ def diagnose(
     out: Annotated[Path | None, typer.Option(help="Folder of the report; default RUN/diagnosis.")] = None,
 ) -> None:
     """Measure collapse, use of history and gradient health, and say what to try: a report in Markdown."""
-    from .advice import report
     from .diagnostics import diagnose as measures_of
+    from .report import write_report
     from .runs import load_run
 
     loaded = load_run(run)
     cohort = _cohort(data, outcomes, loaded.variables)
-    path = report(loaded, measures_of(loaded, cohort, loaded.unseen(cohort)), out or run / "diagnosis")
-    print(path.read_text())
-    print(f"report: {path}")
+    state = None
+    if data == "simulated":
+        from .simulate import simulate
+
+        state = simulate().state
+    path = write_report(loaded, measures_of(loaded, cohort, state=state), out or run / "diagnosis")
+    print(path.read_text().split("## Figures")[0])
+    print(f"with figures: {path}")
 
 
 @app.command()
@@ -190,17 +215,16 @@ def simulate_table(
 def study_run(
     study: StudyOption = STUDY,
     budget: BudgetOption = "standard",
-    workers: Annotated[int, typer.Option(help="Runs side by side; 0 = one per core.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Runs side by side; 0 = one per core.")] = 0,
     scheduler: Annotated[str | None, typer.Option(help="Use a Dask cluster: tcp://host:port")] = None,
 ) -> None:
     """Run what is missing, then print the verdicts.  Can be interrupted and called again."""
     import os
 
-    from .declaration import load_study
     from .study import report
     from .sweep import run_study
 
-    declared = load_study(study)
+    declared = _study(study)
     failures = run_study(declared, budget, workers or os.cpu_count() or 1, scheduler)
     print(report(declared, budget))
     if failures:
@@ -210,28 +234,25 @@ def study_run(
 @study_app.command("status")
 def study_status(study: StudyOption = STUDY, budget: BudgetOption = "standard") -> None:
     """Which runs are finished, failed or missing."""
-    from .declaration import load_study
     from .study import status
 
-    print(status(load_study(study), budget).to_string(index=False))
+    print(status(_study(study), budget).to_string(index=False))
 
 
 @study_app.command("report")
 def study_report(study: StudyOption = STUDY, budget: BudgetOption = "standard") -> None:
     """The verdict table, from the records."""
-    from .declaration import load_study
     from .study import report
 
-    print(report(load_study(study), budget))
+    print(report(_study(study), budget))
 
 
 @study_app.command("publish")
 def study_publish(study: StudyOption = STUDY, budget: BudgetOption = "standard") -> None:
     """Copy the finished records to the table that is committed and that the book reads."""
-    from .declaration import load_study
     from .study import publish
 
-    print(f"wrote {publish(load_study(study), budget)}")
+    print(f"wrote {publish(_study(study), budget)}")
 
 
 def main() -> None:
@@ -241,8 +262,8 @@ def main() -> None:
     except UserError as error:
         print(f"hsetvae: {error}", file=sys.stderr)
         sys.exit(2)
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        print(f"hsetvae: {error.filename}: {error.strerror}", file=sys.stderr)
+    except OSError as error:
+        print(f"hsetvae: {f'{error.filename}: {error.strerror}' if error.filename else error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("hsetvae: interrupted; what is finished is kept", file=sys.stderr)

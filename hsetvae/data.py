@@ -268,6 +268,18 @@ def _moved(item, device):
     return dataclasses.replace(item, **{n: t.to(device) for n, t in tensors.items() if isinstance(t, Tensor)})
 
 
+def longest_stay(cohort: Cohort, index: np.ndarray, max_sets: int) -> int:
+    """Number of sets of the longest of the stays `index`.  Raises UserError when it is more than `max_sets`."""
+    count = np.diff(cohort.first_set)[index]
+    T = int(count.max(initial=0))
+    if T > max_sets:
+        raise UserError(
+            f'stay "{cohort.stays[index[count.argmax()]]}" has {T} sets, more than max_sets = {max_sets}: '
+            f"train with --set max_sets={T}, or leave this stay out"
+        )
+    return T
+
+
 def collate(cohort: Cohort, index: np.ndarray, standardiser: Standardiser, max_sets: int) -> Batch:
     """The stays `index` as one Batch; sets ordered by stay, then time.
 
@@ -277,13 +289,7 @@ def collate(cohort: Cohort, index: np.ndarray, standardiser: Standardiser, max_s
     index = np.asarray(index, dtype=np.int64)
     sets, first = ragged_rows(cohort.first_set, index)  # (M,), (B+1,)
     count = np.diff(first)
-    B, T = len(index), int(count.max(initial=0))
-    if T > max_sets:
-        longest = index[count.argmax()]
-        raise UserError(
-            f'stay "{cohort.stays[longest]}" has {T} sets, more than max_sets = {max_sets}: '
-            f"train with --set max_sets={T}, or leave this stay out"
-        )
+    B, T = len(index), longest_stay(cohort, index, max_sets)
     row = np.repeat(np.arange(B), count)
     column = np.arange(len(sets)) - first[row]
     hours, real = np.zeros((B, T), dtype=np.float32), np.zeros((B, T), dtype=bool)

@@ -23,6 +23,7 @@ from .files import write_atomically
 
 EVENTS = ("stay", "hours", "variable", "value")
 PER_STAY = ("outcome", "probability", "group")  # optional columns, constant within a stay
+LARGEST_HOURS = 1e6  # a hundred years: beyond it lie seconds, dates as numbers, and damaged rows
 LARGEST_VALUE = 1e12  # no clinical unit gives larger numbers: beyond it lie placeholders and damaged rows
 GZIP = b"\x1f\x8b"  # how a gzipped file begins
 VOCABULARY = b"hsetvae.variables"  # Parquet metadata: names of all variables, also of those without an event
@@ -66,10 +67,12 @@ def read_cohort(
     With `variables` (those of a trained run) the cohort has exactly these, and events of others are dropped.
     Dropped and counted: events without a variable name, events of unknown variables, stays without events.
     Averaged and counted: a variable that occurs twice at one time.
-    Raises UserError for a damaged file, a missing column, a time that is negative or no number, a value that is no
-    number or beyond 1e12, an outcome that is not 0 or 1, a stay with two outcomes, a row without a stay.
+    Raises UserError for a damaged file, a missing column, a time that is negative, no number or beyond 1e6 hours, a
+    value that is no number or beyond 1e12, an outcome that is not 0 or 1, a stay with two outcomes, a row without a
+    stay, an outcome table none of whose stays has events.
     """
     table = _read(events, EVENTS)
+    listed = None if outcomes is None else _read(outcomes, ("stay", "outcome"))
     counts = {"file without a line break at its end: was it cut?": sum(map(_cut, filter(None, (events, outcomes))))}
     stay, stays = codes(events, table, "stay")
     _refuse(events, stay < 0, "has no stay id: give each event one")
@@ -96,12 +99,17 @@ def read_cohort(
     hours, value = _numbers(events, table, "hours"), _numbers(events, table, "value")
     wrong(~np.isfinite(hours), "has a time that is not a finite number: give hours since the start of the stay")
     wrong(hours < 0, "has a negative time: give hours since the start of the stay, or drop what came before it")
+    wrong(
+        hours > LARGEST_HOURS,
+        f"has a time beyond {LARGEST_HOURS:g} hours: give hours since the start of the stay, not a date or seconds",
+    )
     wrong(~np.isfinite(value), "has a value that is not a finite number: correct it or drop the row")
     wrong(np.abs(value) > LARGEST_VALUE, f"has a value beyond {LARGEST_VALUE:g}: correct it or drop the row")
     known = np.bincount(stay[keep], minlength=len(stays)) > 0
     counts["stays dropped because none of their events is left"] = (~known).sum()
-    if outcomes is not None:
-        per_stay["outcome"], counts["stays of the outcome table without events, dropped"] = _outcomes(outcomes, stays)
+    if listed is not None:
+        per_stay["outcome"], without = _outcomes(outcomes, listed, stays)
+        counts["stays of the outcome table without events, dropped"] = without
     if "outcome" in per_stay:
         counts["stays without a known outcome"] = np.isnan(per_stay["outcome"][known]).sum()
     cohort, averaged = build(
@@ -177,11 +185,14 @@ def _read(path: str | os.PathLike, needed: Sequence[str]) -> pa.Table:
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{path} is not a file: give the path of a Parquet or CSV table") from None
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read, it is damaged, cut or no table: {error}") from None
+        raise UserError(
+            f"{path} cannot be read, it is damaged, cut or no table: {error} "
+            "(what is read is Parquet, or comma-separated text in UTF-8)"
+        ) from None
     for name in needed:
         if table.column_names.count(name) != 1:
             raise UserError(
-                f'{path} needs one column "{name}": the columns are {", ".join(needed)}; '
+                f'{path} needs one column "{name}": the columns are {", ".join(needed)}, separated by commas; '
                 f"the file has {', '.join(table.column_names)}"
             )
     if not table.num_rows:
@@ -261,9 +272,8 @@ def _per_stay(path: str | os.PathLike, table: pa.Table, name: str, stay: np.ndar
     return found
 
 
-def _outcomes(path: str | os.PathLike, stays: np.ndarray) -> tuple[np.ndarray, int]:
+def _outcomes(path: str | os.PathLike, table: pa.Table, stays: np.ndarray) -> tuple[np.ndarray, int]:
     """The outcome of each of `stays` (NaN where unknown), and how many stays of the table have no events."""
-    table = _read(path, ("stay", "outcome"))
     stay, listed = codes(path, table, "stay")
     _refuse(path, stay < 0, "has no stay id: give each outcome one")
     number = np.bincount(stay)
@@ -274,7 +284,13 @@ def _outcomes(path: str | os.PathLike, stays: np.ndarray) -> tuple[np.ndarray, i
         )
     outcome = _per_stay(path, table, "outcome", stay, listed)
     place = np.searchsorted(listed, stays).clip(max=len(listed) - 1)
-    return np.where(listed[place] == stays, outcome[place], np.nan), int((~np.isin(listed, stays)).sum())
+    there = listed[place] == stays
+    if not there.any():
+        raise UserError(
+            f'{path} and the events have no stay in common: it lists "{listed[0]}", the events "{stays[0]}"; '
+            "ids are compared as text, so 7 is not 007"
+        )
+    return np.where(there, outcome[place], np.nan), int((~np.isin(listed, stays)).sum())
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch import nn
 from . import __version__
 from .config import Config, UserError
 from .data import Cohort, Split, Standardiser
-from .files import write_atomically
+from .files import refuse_file, remove_partial, write_atomically
 from .model import HSetVAE
 
 
@@ -60,16 +61,26 @@ def identity_of(config: Config, cohort: Cohort, split: Split, seed: int, standar
     }
 
 
+def _facts(folder: Path) -> dict:
+    """config.json of a run folder, all parts of it present."""
+    try:
+        facts = json.loads((folder / "config.json").read_text())
+        return {name: facts[name] for name in ("config", "seed", "data", "split", "variables", "standardiser")}
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{folder / 'config.json'} is damaged: train the run again in another folder") from None
+
+
 def claim(out: Path, identity: dict, resume: bool) -> None:
     """Refuse to overwrite a run, and to continue one with another configuration, seed or data."""
+    refuse_file(out)
+    remove_partial(out)
     if not (out / "config.json").exists():
         if out.exists() and any(p.name != "stays.csv" for p in out.iterdir()):
             raise UserError(f"{out} is a folder with other files: choose another --out")
-        out.mkdir(parents=True, exist_ok=True)
         return
     if not resume:
         raise UserError(f"{out} already holds a run: use --resume to continue it, or another --out")
-    there = json.loads((out / "config.json").read_text())
+    there = _facts(out)
     changed = Config.from_dict(there["config"]).differences(Config.from_dict(identity["config"]))
     if changed:
         text = ", ".join(f"{name} is {a} there and {b} here" for name, (a, b) in changed.items())
@@ -84,6 +95,17 @@ def save_resume(out: Path, model, optimizer, state: dict) -> None:
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state}, buffer)
     write_atomically(out / "resume.pt", buffer.getvalue())
     save_history(out, state)
+
+
+def load_resume(out: Path, device: str) -> dict | None:
+    """What `save_resume` wrote, or None; UserError when the file is damaged."""
+    path = out / "resume.pt"
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+        raise UserError(f"{path} is damaged: delete it to train this run again from the start") from None
 
 
 def save_history(out: Path, state: dict) -> None:
@@ -115,20 +137,30 @@ def load_tensors(module: nn.Module, path: str | os.PathLike, prefix: str = "") -
     return len(stored)
 
 
+def _table(path: Path, columns: list[str], **how) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, **how)
+    except ValueError:  # what pandas raises for a file that is no table
+        table = pd.DataFrame()
+    if missing := [name for name in columns if name not in table]:
+        raise UserError(f"{path} is damaged, it has no column {missing[0]}: train the run again in another folder")
+    return table
+
+
 def load_run(folder: str | os.PathLike) -> Run:
     """Read a run folder, with its best weights.  Raises UserError when files are missing or do not fit together."""
     folder = Path(folder)
+    if (folder / "baseline.json").exists():
+        raise UserError(f"{folder} holds a baseline, which has no latents and no history: give a run of the model")
     try:
-        facts = json.loads((folder / "config.json").read_text())
-        stays = pd.read_csv(folder / "stays.csv", dtype=str, keep_default_na=False)
-        history = pd.read_csv(folder / "history.csv")
+        facts = _facts(folder)
+        stays = _table(folder / "stays.csv", ["stay", "part", "fingerprint"], dtype=str, keep_default_na=False)
+        history = _table(folder / "history.csv", ["step", "epoch", "validation_loss"])
     except FileNotFoundError as error:
         name = Path(error.filename).name
         raise UserError(
             f"{folder} is not a finished run: {name} is missing (train it, or continue with --resume)"
         ) from None
-    except json.JSONDecodeError:
-        raise UserError(f"{folder / 'config.json'} is damaged: train the run again") from None
     config, variables = Config.from_dict(facts["config"]), tuple(facts["variables"])
     model = HSetVAE(config, len(variables))
     load_tensors(model, folder / "model.safetensors")

@@ -15,14 +15,14 @@ import torch
 from torch import nn
 
 from .config import Config, UserError, stream
-from .data import Cohort, Split, Standardiser, batches, collate
+from .data import Cohort, Split, Standardiser, batches, collate, longest_stay
 from .evaluate import mean_terms
 from .files import write_atomically
 from .model import HSetVAE, SetAutoencoder, initialise
 from .objective import objective
 from .optim import CLIPS, lr_at, parameter_groups, set_stage
 from .progress import Progress
-from .runs import Run, claim, identity_of, load_run, load_tensors, save_history, save_resume
+from .runs import Run, claim, identity_of, load_resume, load_run, load_tensors, save_history, save_resume
 from .scores import auroc
 
 ROWS_PER_EPOCH = 4  # rows of the history; validation is scored at the end of each epoch
@@ -50,12 +50,15 @@ def train(
 
     `resume=True` continues a killed run of the same configuration, data and seed, or returns a finished one.
     Under `torchrun` every rank calls it and takes its share of each batch (torch's DistributedDataParallel).
-    Raises UserError when `out` holds another run, TrainingDiverged for a non-finite loss or gradient.
+    Raises UserError when `out` holds another run, a stay has more than `max_sets` sets or there is no such device,
+    TrainingDiverged for a non-finite loss or gradient.
     """
     out = Path(out)
+    _check(device)
     standardiser = Standardiser.fit(cohort, split.train)
     if len(split.train) == 0 or len(split.validation) == 0:
         raise UserError("the training or the validation part has no stay: give more stays or other shares")
+    longest_stay(cohort, np.concatenate([split.train, split.validation, split.test]), config.max_sets)
     identity = identity_of(config, cohort, split, seed, standardiser)
     if int(os.environ.get("RANK", "0")) == 0:
         claim(out, identity, resume)
@@ -86,6 +89,14 @@ def train(
     return load_run(out)
 
 
+def _check(device: str) -> None:
+    """UserError unless a tensor can be put there; before anything is written."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
+        raise UserError(f'device "{device}" cannot be used: {str(error).splitlines()[0]}') from None
+
+
 def _fit(model, config, cohort, split, standardiser, out: Path, seed: int, progress: bool, device: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if (out / "done.json").exists():
@@ -96,8 +107,7 @@ def _fit(model, config, cohort, split, standardiser, out: Path, seed: int, progr
     per_epoch = len(batches(len(split.train), config.batch_size, seed, 0))
     total = per_epoch * config.epochs
     state = {"step": 0, "best": math.inf, "waited": 0, "seconds": 0.0, "rows": []}
-    if (out / "resume.pt").exists():
-        saved = torch.load(out / "resume.pt", map_location=device, weights_only=True)
+    if saved := load_resume(out, device):
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         state = saved["state"]

@@ -37,9 +37,9 @@ LAYERS = [
     {"generate", "observe", "train"},
     {"diagnostics"},
     {"advice", "declaration"},
-    {"study"},
+    {"report", "study"},
     {"sweep"},
-    {"cli"},
+    {"api", "cli"},
 ]
 
 

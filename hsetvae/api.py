@@ -1,0 +1,31 @@
+"""All public names in one place: `from hsetvae.api import IMPROVED, simulate, split, train, evaluate`.
+
+They mirror the command line.  Data: `simulate`, `read_cohort`, `write_cohort`, `load_challenge2012`, `split`.
+Settings: `Config`, `BASELINE`, `IMPROVED`; what the user can put right raises `UserError`.
+`hsetvae train`: `train`, `fit_baselines`; `load_run` opens what it left.  `hsetvae evaluate`: `evaluate`, `predict`.
+`hsetvae diagnose`: `diagnose`, `advise`, `write_report`.  `hsetvae study`: `load_study`, `run_study`, `report`.
+What a run can say about sets has no command: `reconstruct`, `impute`, `forecast`, `sample`.
+"""
+
+from .advice import advise
+from .baselines import fit_baselines
+from .config import BASELINE, IMPROVED, Config, UserError
+from .data import split
+from .declaration import load_study
+from .diagnostics import diagnose
+from .evaluate import evaluate, predict
+from .events import read_cohort, write_cohort
+from .generate import forecast, impute, reconstruct, sample
+from .physionet import load_challenge2012
+from .report import write_report
+from .runs import load_run
+from .simulate import simulate
+from .study import report
+from .sweep import run_study
+from .train import train
+
+__all__ = [
+    "BASELINE", "IMPROVED", "Config", "UserError", "advise", "diagnose", "evaluate", "fit_baselines", "forecast",
+    "impute", "load_challenge2012", "load_run", "load_study", "predict", "read_cohort", "reconstruct", "report",
+    "run_study", "sample", "simulate", "split", "train", "write_cohort", "write_report",
+]  # fmt: skip
