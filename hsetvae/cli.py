@@ -265,6 +265,7 @@ def main() -> None:
     except OSError as error:
         print(f"hsetvae: {f'{error.filename}: {error.strerror}' if error.filename else error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("hsetvae: interrupted; what is finished is kept", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # how typer ends after Ctrl-C
+            print("hsetvae: interrupted; what is finished is kept", file=sys.stderr)
+        raise
