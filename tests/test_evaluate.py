@@ -1,0 +1,98 @@
+"""Scores and predictions of a run: the numbers they claim to be, for the stays asked for, in any order."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from hsetvae.config import UserError
+from hsetvae.data import collate
+from hsetvae.evaluate import evaluate, mean_terms, passes, predict
+from hsetvae.objective import objective
+from hsetvae.scores import score_all
+
+
+def test_a_prediction_does_not_depend_on_the_other_stays_scored_with_it(small_run):
+    run, cohort, _ = small_run
+    together = predict(run, cohort)
+    assert together.shape == (len(cohort),) and ((together > 0) & (together < 1)).all()
+    order = np.random.default_rng(0).permutation(len(cohort))
+    assert np.allclose(predict(run, cohort, order), together[order], atol=1e-6)
+    assert np.allclose([predict(run, cohort, np.array([i]))[0] for i in order[:5]], together[order[:5]], atol=1e-6)
+
+
+def test_a_prediction_does_not_depend_on_the_outcome(small_run):
+    run, cohort, _ = small_run
+    turned = dataclasses.replace(cohort, outcome=1 - cohort.outcome)
+    assert np.array_equal(predict(run, cohort), predict(run, turned))
+    assert np.array_equal(predict(run, cohort), predict(run, dataclasses.replace(cohort, outcome=None)))
+
+
+def test_scores_are_those_of_the_predictions(small_run):
+    run, cohort, parts = small_run
+    scores = evaluate(run, cohort, parts.test)
+    expected = score_all(cohort.outcome[parts.test], predict(run, cohort, parts.test))
+    assert {name: scores[name] for name in expected} == pytest.approx(expected)
+    assert scores == evaluate(run, cohort, parts.test), "scored twice, the same to the last digit"
+
+
+def test_likelihood_and_kl_are_the_raw_terms_per_event_and_per_set(small_run):
+    run, cohort, parts = small_run
+    scores = evaluate(run, cohort, parts.test)
+    part = cohort.subset(parts.test)
+    batch = collate(cohort, parts.test, run.standardiser, run.config.max_sets)
+    with torch.no_grad():
+        output = run.model(batch, sample=False)
+    assert scores["nll_per_event"] == pytest.approx(
+        float(output.distortion["current"].sum()) / len(part.value), rel=1e-4
+    )
+    assert scores["kl_per_set"] == pytest.approx(float(output.kl.sum()) / len(part.hours), rel=1e-4)
+    for name in ("nll_per_event", "kl_per_set"):
+        assert scores[f"{name}_low"] < scores[name] < scores[f"{name}_high"]
+
+
+def test_mean_terms_are_those_of_one_large_batch(small_run):
+    run, cohort, _ = small_run
+    terms, logits = mean_terms(run.model, cohort, np.arange(len(cohort)), run.standardiser, run.config)
+    with torch.no_grad():
+        batch = collate(cohort, np.arange(len(cohort)), run.standardiser, run.config.max_sets)
+        whole = objective(run.model(batch, sample=False), batch, run.config, 1, 1).values
+    for name in ("distortion_current", "distortion_next", "kl", "bce"):
+        assert terms[name] == pytest.approx(float(whole[name]), rel=1e-4)
+    assert logits.shape == (len(cohort),)
+
+
+def test_stays_without_a_known_outcome_count_for_the_sets_and_not_for_the_outcome(small_run):
+    run, cohort, parts = small_run
+    unknown = parts.test[cohort.outcome[parts.test] == 0][:8]
+    outcome = cohort.outcome.copy()
+    outcome[unknown] = np.nan
+    rest = np.setdiff1d(parts.test, unknown)
+    partly = dataclasses.replace(cohort, outcome=outcome)
+    some, all_, left = (evaluate(run, *a) for a in ((partly, parts.test), (cohort, parts.test), (cohort, rest)))
+    assert some["n"] == len(rest) < len(parts.test) and some["nll_per_event"] == all_["nll_per_event"]
+    assert some["auroc"] == left["auroc"] is not None and some["brier"] == pytest.approx(left["brier"])
+
+
+def test_what_cannot_be_scored_is_refused(small_run):
+    run, cohort, parts = small_run
+    with pytest.raises(UserError, match="no stay to score"):
+        predict(run, cohort, np.array([], dtype=int))
+    with pytest.raises(UserError, match="known outcome"):
+        evaluate(run, dataclasses.replace(cohort, outcome=np.full(len(cohort), np.nan)), parts.test)
+    other = dataclasses.replace(cohort, variables=(*cohort.variables[:-1], "zz"))
+    with pytest.raises(UserError, match="read it with read_cohort"):
+        evaluate(run, other)
+
+
+def test_scoring_leaves_a_model_in_training_as_it_was(small_run):
+    run, cohort, parts = small_run
+    run.model.train()
+    try:
+        list(passes(run.model, cohort, parts.test, run.standardiser, run.config.max_sets))
+        assert run.model.training
+        sampled = predict(run, cohort, parts.test), predict(run, cohort, parts.test)
+        assert np.array_equal(*sampled), "no dropout and no posterior noise in a score"
+    finally:
+        run.model.eval()
