@@ -1,0 +1,47 @@
+"""The one notebook that runs an arm, executed by papermill as its users call it."""
+
+import json
+from pathlib import Path
+
+import papermill
+import pytest
+
+from hsetvae.runs import load_run
+
+NOTEBOOK = Path(__file__).resolve().parents[1] / "ablations" / "run.ipynb"
+SMALL = {"width": 16, "latent": 4, "feedforward": 16, "pretrain_epochs": 0}
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """The notebook with a tiny model on a few stays -> (folder of the run, the executed notebook)."""
+    folder = tmp_path_factory.mktemp("notebook")
+    parameters = {"stays": 60, "epochs": 2, "beta": 0.1, "replicate": 1, "out": str(folder / "run"), "more": SMALL}
+    papermill.execute_notebook(NOTEBOOK, folder / "out.ipynb", parameters, progress_bar=False)
+    return folder / "run", json.loads((folder / "out.ipynb").read_text())
+
+
+def test_papermill_runs_the_notebook_with_other_parameters(executed):
+    folder, _ = executed
+    run = load_run(folder / "model")
+    assert run.config.beta == 0.1 and run.config.width == 16 and run.seed == 1 and run.history.epoch.max() == 2
+    result = json.loads((folder / "result.json").read_text())
+    assert result["n"] == 12 and result["epochs_done"] == 2 and {"auroc", "au_ratio", "s_past"} <= result.keys()
+
+
+def test_the_executed_notebook_shows_curves_and_no_error(executed):
+    _, notebook = executed
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    assert not [output for output in outputs if output.get("name") == "stderr"], "nothing is warned about"
+
+
+def test_every_endpoint_of_the_study_is_in_the_result(executed):
+    from hsetvae.declaration import load_study
+
+    folder, _ = executed
+    assert (
+        load_study(NOTEBOOK.with_name("study.toml")).endpoints.keys()
+        <= json.loads((folder / "result.json").read_text()).keys()
+    )
