@@ -8,6 +8,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -40,41 +41,75 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 
 
-KILLED = """
-import sys
+TRAINER = """
+import os, sys
 from hsetvae.config import IMPROVED
 from hsetvae.data import split
 from hsetvae.simulate import simulate
 from hsetvae.train import train
 cohort = simulate(40, seed=1).cohort
-config = IMPROVED.but(width=16, latent=6, feedforward=16, epochs=30, batch_size=8, pretrain_epochs=6)
-train(config, cohort, split(cohort, 0), sys.argv[1], resume=True, progress=False)
+config = IMPROVED.but(width=16, latent=6, feedforward=16, epochs=20, batch_size=8, pretrain_epochs=6)
+for line in sys.stdin:  # a process of its own for each folder that is named, without importing torch again
+    pid = os.fork()
+    if not pid:
+        train(config, cohort, split(cohort, 0), line.strip(), resume=True, progress=False)
+        os._exit(0)
+    print(pid, flush=True)
+    print(os.waitpid(pid, 0)[1], flush=True)
 """
 
 
-def test_a_run_killed_ten_times_ends_with_the_same_weights(tmp_path):
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
-    command = [sys.executable, "-c", KILLED]
+@pytest.fixture
+def trainer():
+    """Starts a training process in a folder -> (its pid, a function that waits for it and returns its status)."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAINER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
+    )  # fmt: skip
+
+    def start(folder):
+        print(folder, file=process.stdin, flush=True)
+        return int(process.stdout.readline()), lambda: int(process.stdout.readline())
+
+    yield start
+    process.stdin.close()
+    process.wait()
+
+
+def resume_point(folder):
+    """What identifies the last resume point: every save replaces the file."""
+    return [path.stat().st_mtime_ns for path in sorted(folder.rglob("resume.pt"))]
+
+
+def test_a_run_killed_ten_times_ends_with_the_same_weights(trainer, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
     start = time.monotonic()
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, env=environment)
-    whole = time.monotonic() - start
-    rng, kills = random.Random(0), 0
-    folder = tmp_path / "killed"
-    while kills < 10:
-        process = subprocess.Popen([*command, str(folder)], env=environment)
-        try:
-            process.wait(timeout=whole * rng.uniform(0.5, 0.8))
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            kills += 1
-        finally:
-            process.wait()
-        if (folder / "done.json").exists():
-            break
-    assert kills > 0
-    subprocess.run([*command, str(folder)], check=True, env=environment)
-    assert (tmp_path / "whole/model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
-    assert not (folder / "resume.pt").exists() and not list(folder.glob(".*"))
+    assert trainer(whole)[1]() == 0
+    epoch = (time.monotonic() - start) / 26
+    rng = random.Random(0)
+    for kill in range(10):
+        before = resume_point(killed)
+        pid, end = trainer(killed)
+        patience = time.monotonic() + 60  # the first kills come at once; the others let the run get on
+        while kill > 2 and resume_point(killed) == before and time.monotonic() < patience:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, epoch))
+        os.kill(pid, signal.SIGKILL)
+        assert end() == signal.SIGKILL, "it was still at work"
+    assert resume_point(killed) and not (killed / "done.json").exists()
+    assert trainer(killed)[1]() == 0
+    assert (whole / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
+    first, second = (pd.read_csv(folder / "history.csv").drop(columns="seconds") for folder in (whole, killed))
+    assert first.equals(second), "every row of the history, too"
+    assert not list(killed.rglob("resume.pt")) and not list(killed.rglob(".*"))
+
+
+@pytest.mark.parametrize("name", [".stays.csv.k1lled00.partial", ".config.json.k1lled00.partial"])
+def test_a_run_killed_in_its_first_write_can_be_started_again(name, cohort, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("stay,pa")
+    run = run_of(BASELINE.but(**TINY), cohort, tmp_path / "run")
+    assert not list(run.folder.glob(".*"))
 
 
 def test_resume_refuses_other_settings_seed_or_data(cohort, tmp_path):
