@@ -49,6 +49,7 @@ from hsetvae.simulate import simulate
 from hsetvae.train import train
 cohort = simulate(40, seed=1).cohort
 config = IMPROVED.but(width=16, latent=6, feedforward=16, epochs=20, batch_size=8, pretrain_epochs=6)
+print("ready", flush=True)
 for line in sys.stdin:  # a process of its own for each folder that is named, without importing torch again
     pid = os.fork()
     if not pid:
@@ -66,6 +67,8 @@ def trainer():
         [sys.executable, "-c", TRAINER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env=dict(os.environ, OMP_NUM_THREADS="1"),
     )  # fmt: skip
+
+    assert process.stdout.readline() == "ready\n"
 
     def start(folder):
         print(folder, file=process.stdin, flush=True)
