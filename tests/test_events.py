@@ -62,6 +62,15 @@ REFUSED = {
     "a time that is nan": (GOOD + "x,nan,HR,1\n", r'row 4 .*stay "x".* time that is not a finite number'),
     "an infinite time": (GOOD + "x,inf,HR,1\n", "row 4 .*time that is not a finite number"),
     "an empty time": (GOOD + "x,,HR,1\n", "row 4 .*time that is not a finite number"),
+    "a time in seconds since 1970": (
+        GOOD + "x,1.7e9,HR,1\n",
+        r"row 4 .*time beyond 1e\+06 hours.*not a date or seconds",
+    ),
+    "a time of 1e300": (GOOD + "x,1e300,HR,1\n", r'row 4 .*stay "x".* time beyond 1e\+06 hours'),
+    "columns separated by tabs": (GOOD.replace(",", "\t"), 'needs one column "stay".*separated by commas'),
+    "columns separated by semicolons": (GOOD.replace(",", ";").replace("0.5", "0,5"), "comma-separated text in UTF-8"),
+    "another encoding": (GOOD.replace("HR", "Größe").encode("latin-1"), "comma-separated text in UTF-8"),
+    "two bytes a letter": (GOOD.encode("utf-16"), "comma-separated text in UTF-8"),
     "a time of words": (GOOD + "x,noon,HR,1\n", 'row 4 .*hours "noon".*not a number'),
     "a value of 1e300": (GOOD + "x,0,HR,1e300\n", r'row 4 .*stay "x", variable "HR".*value beyond 1e\+12'),
     "an infinite value": (GOOD + "x,0,HR,-inf\n", "row 4 .*value that is not a finite number"),
@@ -100,6 +109,11 @@ def test_what_cannot_be_meant_is_refused_with_file_and_row(case, read):
         ("stay,outcome\n7,0\n007,0.5\n", r'row 2 .*\(stay "007"\) has outcome 0.5: it must be 0, 1 or empty'),
         ("stay,death\n7,0\n", 'needs one column "outcome"'),
         ("stay,outcome\n,0\n", "no stay id"),
+        ("", "damaged, cut or no table: Empty CSV file"),
+        (
+            "stay,outcome\n7.0,1\n8.0,0\n",
+            'no stay in common: it lists "7.0", the events "007"; ids are compared as text',
+        ),
     ],
 )
 def test_a_wrong_outcome_table_is_refused_with_file_and_row(outcomes, message, read):

@@ -95,7 +95,7 @@ def test_a_run_killed_ten_times_ends_with_the_same_weights(trainer, tmp_path):
         pid, end = trainer(killed)
         patience = time.monotonic() + 60  # the first kills come at once; the others let the run get on
         while kill > 2 and resume_point(killed) == before and time.monotonic() < patience:
-            time.sleep(0.001)
+            time.sleep(0.005)
         time.sleep(rng.uniform(0, epoch))
         os.kill(pid, signal.SIGKILL)
         assert end() == signal.SIGKILL, "it was still at work"
