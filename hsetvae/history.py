@@ -130,7 +130,12 @@ def pool_last(tokens: Tensor, h: Tensor, real: Tensor, query: Tensor | None) -> 
 
 
 def pool_dot(tokens: Tensor, h: Tensor, real: Tensor, query: Tensor | None) -> Tensor:
-    """The ledger's M6, unscaled as the seed writes it: it looks at few sets, which `effective sets` measures."""
+    """The ledger's M6, attention by h·z, scaled as attention is (Vaswani et al. 2017)."""
+    return pool_dot_unscaled(tokens, h, real, query) / h.shape[-1] ** 0.5
+
+
+def pool_dot_unscaled(tokens: Tensor, h: Tensor, real: Tensor, query: Tensor | None) -> Tensor:
+    """M6 to the letter: without a scale it looks at one or two sets, which `effective_sets` measures."""
     return (h * tokens).sum(-1)
 
 
@@ -138,7 +143,7 @@ def pool_query(tokens: Tensor, h: Tensor, real: Tensor, query: Tensor | None) ->
     return h @ query / h.shape[-1] ** 0.5
 
 
-POOLINGS = {"mean": pool_mean, "last": pool_last, "dot": pool_dot, "query": pool_query}
+POOLINGS = {"mean": pool_mean, "last": pool_last, "dot": pool_dot, "dot_unscaled": pool_dot_unscaled, "query": pool_query}
 
 
 class OutcomeHead(nn.Module):
