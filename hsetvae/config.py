@@ -98,7 +98,9 @@ class Config:
 
     # --- outcome head and decoders ---------------------------------------------------------------------------------
     pooling: Literal["mean", "last", "dot", "query"] = knob(
-        "mean", "pooling of h over time: mean; last; attention by h·z; attention by a learned query", ledger="M6",
+        "mean",
+        "pooling of h over time: mean; last; attention by h·z; attention by a learned query",
+        ledger="M6",
         choices="history.POOLINGS",
     )
     head: Literal["linear", "mlp"] = knob("linear", "outcome head", ledger="M7")
@@ -133,9 +135,7 @@ class Config:
         "constant", "learning-rate schedule", ledger="T3", choices="optim.LR_SCHEDULES"
     )
     lr_warmup: float = knob(0.1, "linear warm-up of the learning rate", "share of steps", at_least=0, at_most=1)
-    clip: Literal["none", "value", "norm"] = knob(
-        "value", "gradient clipping", ledger="T4 D4", choices="optim.CLIPS"
-    )
+    clip: Literal["none", "value", "norm"] = knob("value", "gradient clipping", ledger="T4 D4", choices="optim.CLIPS")
     clip_at: float = knob(1.0, "where the gradient is clipped", "gradient value or norm", "H4", at_least=1e-12)
     detect_anomaly: bool = knob(False, "torch's anomaly detection: names the operation of a NaN, slow", ledger="T5")
     skip_nonfinite: bool = knob(False, "skip and count non-finite steps instead of stopping", ledger="E3")

@@ -73,7 +73,9 @@ def factorial(study: Study, design: Design) -> Iterator[Contrast]:
     factors = [study.questions[name] for name in study.factorial]
 
     def arm(on: list[Question]) -> Arm:
-        return Arm(" + ".join(q.name for q in on) or "reference", _merged(factors, "reference") | _merged(on, "changed"))
+        return Arm(
+            " + ".join(q.name for q in on) or "reference", _merged(factors, "reference") | _merged(on, "changed")
+        )
 
     for levels in itertools.product((False, True), repeat=len(factors)):
         on = [q for q, level in zip(factors, levels, strict=True) if level]
