@@ -32,8 +32,8 @@ class Endpoint:
 class Question:
     """A claim: two settings, the endpoint that judges it, the claimed direction and the reason, all beforehand.
 
-    `expected` is our own prediction of the sign, 0 for none: it may differ from the claim.  `changed` may name a preset.
-    With a `bound` the arm is not compared with a reference but with that value of the endpoint.
+    `expected` is our own prediction of the sign, 0 for none, which may differ from the claim.  `changed` may name a
+    preset.  With a `bound` the arm is not compared with a reference but with that value of the endpoint.
     """
 
     name: str
@@ -211,6 +211,10 @@ def _check(study: Study, path: Path) -> None:
             raise UserError(f"{where}: expected must be 1, 0 or -1, it is {q.expected}")
         if q.name in study.factorial + study.path and q.changed.keys() != q.reference.keys():
             raise UserError(f"{where}: a factor or a step needs the same settings in `reference` and `changed`")
+        for settings in (q.reference, q.changed):
+            _settings(study, settings, where)
+    for c in study.controls.values():
+        _settings(study, c.changed, f"{path}, [controls.{c.name}]")
     for e in study.endpoints.values():
         if not e.delta > 0:
             raise UserError(f"{path}, [endpoints.{e.name}]: delta must be above 0, it is {e.delta}")
@@ -221,3 +225,10 @@ def _check(study: Study, path: Path) -> None:
             study.config(design, name)  # Config checks every setting
     for design in study.designs.values():
         study.budget(design.budget)
+
+
+def _settings(study: Study, settings: dict[str, Any], where: str) -> None:
+    try:
+        PRESETS[study.preset].but(**settings)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None

@@ -99,7 +99,7 @@ def leave_one_out(study: Study, design: Design) -> Iterator[Contrast]:
 
 
 def roadmap(study: Study, design: Design) -> Iterator[Contrast]:
-    """The steps of the path one after another, in the declared order and in random ones; each against the one before."""
+    """The steps of the path one by one, in the declared order and in random ones; each against the one before."""
     rng = np.random.default_rng(stream(design.seed, "roadmap"))
     orders = {"declared order": list(study.path)}
     orders |= {f"random order {k + 1}": rng.permutation(study.path).tolist() for k in range(design.random_orders)}

@@ -179,7 +179,6 @@ def describe_run(study: Study, budget: str, design: str, index: int) -> str:
     (job,) = jobs_of(study, budget, design, index)
     spec, record = expand(study, budget, design)[index], _record(Path(job["parameters"]["out"]))
     design, budget = study.design(design).name, budget or study.design(design).budget
-    parameters = " ".join(f"-y '{json.dumps({name: value})}'" for name, value in job["parameters"].items())
     lines = [
         f"run {index} of design {design}, budget {budget}: {spec.name}",
         f"id        {spec.id}",
@@ -188,7 +187,7 @@ def describe_run(study: Study, budget: str, design: str, index: int) -> str:
         f"common    {json.dumps({n: v for n, (v, _) in study.config(design, budget).differences(Config()).items()})}",
         f"data      {json.dumps(spec.data)}",
         f"make it   hsetvae study run --design {design} --budget {budget} --index {index}",
-        f"or        papermill {study.notebook.name} out.ipynb {parameters}",
+        f"or        papermill {study.notebook.name} out.ipynb -y '{json.dumps(job['parameters'])}'",
     ]
     return "\n".join(lines)
 
