@@ -17,11 +17,12 @@ import pandas as pd
 
 from .config import UserError
 from .declaration import Control, Question, Study
-from .designs import Contrast, expand, plan
+from .designs import expand, plan
 from .files import write_atomically
 from .statistics import Comparison, compare, holm, verdict
 
 DIVERGED = "TrainingDiverged"  # how the error of a run begins whose training diverged: a result, not a mishap
+COMPARED = [f.name for f in dataclasses.fields(Comparison)]
 HOST = "id arm changes declaration status error seconds seconds_training date".split()  # differ between equal runs
 
 
@@ -121,8 +122,13 @@ class _Table:
         self.replicates, replicate = np.unique(records["replicate"].to_numpy(), return_inverse=True)
         self.values = np.full((len(arms), len(self.replicates), len(measures)), np.nan)
         of_design = ~np.isnan(arm)
-        found = records.reindex(columns=self.measures).to_numpy(dtype=float)[of_design]
-        self.values[arm[of_design].astype(int), replicate[of_design]] = found
+        where = arm[of_design].astype(int), replicate[of_design]
+        found = records.reindex(columns=self.measures).to_numpy(dtype=float)
+        self.values[where] = found[of_design]
+        self.failed, self.diverged = np.zeros((2, *self.values.shape[:2]), dtype=bool)
+        self.failed[where] = (records["status"] != "finished").to_numpy()[of_design]
+        if "diverged" in records:
+            self.diverged[where] = (records["diverged"] == 1).to_numpy()[of_design]
 
     def differences(self, question: str) -> np.ndarray:
         """Changed − reference of every measure, a mean over the question's contrasts -> (replicate, measure)."""
@@ -135,10 +141,19 @@ class _Table:
             pairs = changed - self.values[[self.place[c.reference.name] for c in asked]]
         else:
             pairs = changed - bound
-        there = ~np.isnan(pairs)
+        there = ~np.isnan(pairs)  # (contrast, replicate, measure)
         number = there.sum(axis=0)
-        return np.divide(np.where(there, pairs, 0.0).sum(axis=0), number, out=np.full(number.shape, np.nan),
-                         where=number > 0)  # fmt: skip
+        total = np.where(there, pairs, 0.0).sum(axis=0)
+        return np.divide(total, number, out=np.full(number.shape, np.nan), where=number > 0)
+
+    def failed_share(self, question: Question) -> float:
+        """Share of the runs behind a question that did not finish; where divergence is what is measured, a run that
+        diverged has not failed."""
+        arms = {
+            arm.name for c in self.contrasts if c.question == question.name for arm in (c.changed, c.reference) if arm
+        }
+        failed = self.failed & ~self.diverged if question.endpoint == "diverged" else self.failed
+        return float(failed[[self.place[name] for name in arms]].mean())
 
 
 def effects(study: Study, records: pd.DataFrame, question: str, measure: str, design: str = "") -> pd.Series:
@@ -171,37 +186,21 @@ def summary(study: Study, records: pd.DataFrame, design: str = "") -> pd.DataFra
     """
     table, rows = _Table(study, records, list(study.endpoints), design), []
     for q in asked(study, design):
-        d = table.differences(q.name)
-        for (measure, e), column in zip(study.endpoints.items(), d.T, strict=True):
+        for (measure, e), d in zip(study.endpoints.items(), table.differences(q.name).T, strict=True):
             if q.bound is None or measure == q.endpoint:
-                compared = compare(column[~np.isnan(column)])
-                rows.append({"question": q.name, "endpoint": measure, "family": e.family,
-                             "primary": measure == q.endpoint, **vars(compared)})  # fmt: skip
-    found = pd.DataFrame(rows)
-    for family, primary in {(row["family"], row["primary"]) for row in rows}:
-        of_family = (found["family"] == family) & (found["primary"] == primary)
-        found.loc[of_family, "p_holm"] = holm(found.loc[of_family, "p"].to_numpy())
-    names, words = [f.name for f in dataclasses.fields(Comparison)], []
-    for row in found.to_dict("records"):
-        q, delta = study.questions[row["question"]], study.endpoints[row["endpoint"]].delta
-        c = Comparison(**{n: row[n] for n in names})
-        share = failed_share(study, records, q.name, design) if row["primary"] else 0.0
-        words.append(verdict(c, q.direction, delta, share) if row["primary"] else "")
-    return found.assign(verdict=words)
-
-
-def failed_share(study: Study, records: pd.DataFrame, question: str, design: str = "") -> float:
-    """Share of the runs behind a question that did not finish; where divergence is what is measured, a run that
-    diverged has not failed."""
-    arms = {arm.name for c in plan(study, design)[1] if c.question == question for arm in _arms(c)}
-    rows = records[records["arm"].isin(arms)]
-    if study.questions[question].endpoint == "diverged":
-        rows = rows[rows["diverged"] != 1]
-    return float((rows["status"] != "finished").mean()) if len(rows) else 0.0
-
-
-def _arms(c: Contrast) -> list:
-    return [c.changed] if c.reference is None else [c.changed, c.reference]
+                place = {"question": q.name, "endpoint": measure, "family": e.family, "primary": measure == q.endpoint}
+                rows.append(place | vars(compare(d[~np.isnan(d)])))
+    for corrected in {(row["family"], row["primary"]) for row in rows}:
+        together = [row for row in rows if (row["family"], row["primary"]) == corrected]
+        for row, p in zip(together, holm([row["p"] for row in together]), strict=True):
+            row["p_holm"] = float(p)
+    for row in rows:
+        q, c = study.questions[row["question"]], Comparison(**{name: row[name] for name in COMPARED})
+        share = table.failed_share(q) if row["primary"] else 0.0
+        row["verdict"] = (
+            verdict(c, q.direction, study.endpoints[row["endpoint"]].delta, share) if row["primary"] else ""
+        )
+    return pd.DataFrame(rows)
 
 
 def interactions(study: Study, records: pd.DataFrame, question: str) -> pd.DataFrame:

@@ -199,7 +199,11 @@ def test_verdicts_follow_from_the_records_and_failed_runs_count(study):
 
 def test_a_pair_with_a_failed_run_drops_out():
     values = {"reference": [1.0, 2.0, np.nan], "clamp": [1.5, np.nan, 3.0]}
-    rows = [{"arm": arm, "replicate": r, "mi": x} for arm, column in values.items() for r, x in enumerate(column)]
+    rows = [
+        {"arm": arm, "replicate": r, "mi": x, "status": "finished" if x == x else "failed"}
+        for arm, column in values.items()
+        for r, x in enumerate(column)
+    ]
     d = effects(DECLARED, pd.DataFrame(rows), "clamp", "mi", "add")
     assert d.to_dict() == {0: 0.5}
 
