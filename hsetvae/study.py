@@ -246,7 +246,7 @@ def _held(control: Control, arm: pd.DataFrame, reference: pd.DataFrame) -> tuple
     if control.between is None:
         a, b = (side.drop(columns=HOST, errors="ignore").sort_values("replicate") for side in (arm, reference))
         different = [n for n in a if not (a[n].reset_index(drop=True)).equals(b[n].reset_index(drop=True))]
-        return "every number of the reference", f"{len(different)} measures differ", not different
+        return "every number of the reference", f"measures that differ: {len(different)}", not different
     low, high = control.between
     mean = arm[control.measure].mean()
     return f"{control.measure} from {low:g} to {high:g}", f"{control.measure} {mean:.3g}", bool(low <= mean <= high)
