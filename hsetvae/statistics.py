@@ -66,15 +66,18 @@ def holm(p: np.ndarray) -> np.ndarray:
     return out
 
 
-def detectable(sd: float, n: int) -> float:
-    """The smallest true mean difference that n pairs show at p < .05 with a power of 80 % (t approximation)."""
-    return float((stats.t.ppf(1 - ALPHA / 2, n - 1) + stats.t.ppf(POWER, n - 1)) * sd / math.sqrt(n))
+def detectable(sd: float, n: int, alpha: float = ALPHA) -> float:
+    """The smallest true mean difference that n pairs show at p < alpha with a power of 80 % (t approximation); infinite
+    where even the smallest possible p of the sign-flip test is larger."""
+    if 2 / 2**n >= alpha:
+        return math.inf
+    return float((_quantile(1 - alpha / 2, n - 1) + _quantile(POWER, n - 1)) * sd / math.sqrt(n))
 
 
-def replicates_needed(sd: float, delta: float) -> int:
+def replicates_needed(sd: float, delta: float, alpha: float = ALPHA) -> int:
     """Number of pairs after which a difference of delta is detectable; at most 10,000 are counted."""
-    n = next((n for n in range(3, 200) if detectable(sd, n) <= delta), None)
-    return n or min(10_000, math.ceil(((stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(POWER)) * sd / delta) ** 2))
+    n = next((n for n in range(3, 200) if detectable(sd, n, alpha) <= delta), None)
+    return n or min(10_000, math.ceil(((stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(POWER)) * sd / delta) ** 2))
 
 
 @dataclass(frozen=True)
@@ -104,9 +107,9 @@ def compare(d: np.ndarray) -> Comparison:
     )
 
 
-def verdict(c: Comparison, direction: int, delta: float, failed: float = 0.0) -> str:
-    """The words for a comparison.  `direction` is the claimed sign, `delta` the smallest effect of interest,
-    `failed` the share of runs that did not finish."""
+def verdict(c: Comparison, direction: int, delta: float, failed: float = 0.0, corrected_for: int = 1) -> str:
+    """The words for a comparison.  `direction` is the claimed sign, `delta` the smallest effect of interest, `failed`
+    the share of runs that did not finish, `corrected_for` the number of questions that share the error of 5 %."""
     if delta <= 0 or direction not in (1, -1):
         raise UserError(f"a question needs a direction of +1 or -1 and a delta above 0; got {direction} and {delta}")
     if failed > MOST_FAILED or c.n < 2:
@@ -117,7 +120,9 @@ def verdict(c: Comparison, direction: int, delta: float, failed: float = 0.0) ->
         return "supported" if abs(c.estimate) >= delta else "supported, below the size of interest"
     if -delta < c.low90 and c.high90 < delta:
         return "refuted: negligible"
+    alpha = ALPHA / corrected_for  # what the first step of Holm's method asks for
+    seen = detectable(c.sd, c.n, alpha)
     return (
-        f"undecided at n={c.n} (could have seen {detectable(c.sd, c.n):.2g}; "
-        f"{replicates_needed(c.sd, delta)} replicates would show {delta:g})"
+        f"undecided at n={c.n} (could have seen {f'{seen:.2g}' if seen < math.inf else 'nothing'}; "
+        f"{replicates_needed(c.sd, delta, alpha)} replicates would show {delta:g})"
     )

@@ -84,7 +84,7 @@ def labelled(study: Study, specs: list, records: pd.DataFrame) -> pd.DataFrame:
     for q in (study.questions[name] for name in study.factorial):
         turned = [q.changed.items() <= spec.arm.settings.items() for spec in specs]
         labels[q.name] = np.where(turned, "changed", "reference")
-    diverged = np.where(rows["error"].fillna("").str.startswith(DIVERGED), 1.0, np.nan)
+    diverged = np.where(rows["error"].astype(str).str.startswith(DIVERGED), 1.0, np.nan)
     labels["diverged"] = np.where(rows["status"] == "finished", 0.0, diverged)
     return rows.assign(**labels)
 
@@ -178,8 +178,8 @@ def asked(study: Study, design: str = "") -> list[Question]:
 
 
 def summary(study: Study, records: pd.DataFrame, design: str = "") -> pd.DataFrame:
-    """Every question of a design on every endpoint: question, endpoint, the fields of Comparison, verdict ("" unless it
-    is the question's own endpoint).
+    """Every question of a design on every endpoint: question, endpoint, the fields of Comparison, the number of
+    questions that it is corrected for, verdict ("" unless it is the question's own endpoint).
 
     Holm's correction holds within a family over the questions that are judged by one of its endpoints; the other
     endpoints are read beside them and corrected among themselves.

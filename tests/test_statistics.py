@@ -122,6 +122,15 @@ def test_the_words_of_a_verdict_follow_the_truth_table(mean, sd, p, words):
     assert mirrored == words, "a claim that a measure goes down is the same claim upside down"
 
 
+def test_what_could_have_been_seen_counts_the_questions_that_share_the_error():
+    c = comparison(0.10, 0.30, 0.40)
+    alone, among = (verdict(c, 1, 0.1, corrected_for=k) for k in (1, 20))
+    assert [int(text.split("; ")[1].split()[0]) for text in (alone, among)] == [73, 139]
+    assert detectable(0.3, 139, 0.05 / 20) <= 0.1 < detectable(0.3, 138, 0.05 / 20)
+    few = verdict(comparison(0.3, 0.01, 0.06, n=5), 1, 0.1)
+    assert few == "undecided at n=5 (could have seen nothing; 6 replicates would show 0.1)"
+
+
 def test_a_verdict_needs_runs():
     good = comparison(0.3, 0.05, 0.01)
     assert verdict(good, 1, 0.1, failed=0.2) == "supported", "up to a fifth may fail"
