@@ -124,10 +124,10 @@ def survival() -> None:
 def roadmap(measure: str) -> None:
     if complete("roadmap"):
         found, e = steps(STUDY, records("roadmap"), measure), STUDY.endpoints[measure]
-        mean = found[found["order"] == 0].groupby(["step", "label"])["value"].mean()
+        mean, n = found[found["order"] == 0].groupby(["step", "label"])["value"].mean(), found["replicate"].nunique()
         alt = "; ".join(f"{label}: {value:.3g}" for (_, label), value in mean.items())
         picture(plots.roadmap(found, f"{measure} ({e.unit})"), f"{measure} along the roadmap. {alt}",
-                f"{measure} after each step from baseline to improved; n = {found['replicate'].nunique()}.")  # fmt: skip
+                f"{measure} after each step from baseline to improved; n = {n} replicates.")  # fmt: skip
 
 
 def register_provenance() -> None:

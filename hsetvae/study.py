@@ -193,13 +193,13 @@ def summary(study: Study, records: pd.DataFrame, design: str = "") -> pd.DataFra
     for corrected in {(row["family"], row["primary"]) for row in rows}:
         together = [row for row in rows if (row["family"], row["primary"]) == corrected]
         for row, p in zip(together, holm([row["p"] for row in together]), strict=True):
-            row["p_holm"] = float(p)
-    for row in rows:
+            row |= {"p_holm": float(p), "corrected_for": len(together), "verdict": ""}
+    for row in (row for row in rows if row["primary"]):
         q, c = study.questions[row["question"]], Comparison(**{name: row[name] for name in COMPARED})
-        share = table.failed_share(q) if row["primary"] else 0.0
-        row["verdict"] = (
-            verdict(c, q.direction, study.endpoints[row["endpoint"]].delta, share) if row["primary"] else ""
-        )
+        delta = study.endpoints[row["endpoint"]].delta
+        words = verdict(c, q.direction, delta, table.failed_share(q), row["corrected_for"])
+        # beyond a bound nothing was changed that could do harm
+        row["verdict"] = "refuted" if q.bound is not None and words == "refuted: harmful" else words
     return pd.DataFrame(rows)
 
 
