@@ -16,6 +16,7 @@ import pytest
 from hsetvae.config import UserError
 from hsetvae.declaration import load_study
 from hsetvae.designs import code_hash, expand
+from hsetvae.simulate import simulate
 from hsetvae.study import (
     StaleRecords,
     effects,
@@ -183,6 +184,53 @@ def test_published_records_of_other_code_are_stale(study):
     records.to_csv(study.folder / "results" / "standard.csv", index=False)
     with pytest.raises(StaleRecords, match="32 of 32 runs are missing"):
         load_records(study, "standard")
+
+
+OWN = """
+title = "Own data"
+preset = "baseline"
+data = {source = "events.csv", outcomes = "outcomes.csv"}
+settings = {width = 16, feedforward = 16, latent = 4, epochs = 1, pretrain_epochs = 0}
+budgets = {tiny = {replicates = 1}}
+designs = {add = {budget = "tiny"}}
+
+[endpoints.auroc]
+family = "prediction"
+delta = 0.005
+unit = "AUROC"
+text = "ranking"
+
+[questions.head]
+claim = "A larger head helps"
+endpoint = "auroc"
+direction = 1
+expected = 0
+why = "Why not"
+changed = {head = "mlp"}
+"""
+
+
+def test_a_study_runs_on_a_table_of_ones_own(tmp_path, monkeypatch):
+    cohort = simulate(60, seed=4).cohort
+    stay = np.repeat(np.repeat(cohort.stays, np.diff(cohort.first_set)), np.diff(cohort.first_event))
+    variable = np.array(cohort.variables)[cohort.variable]
+    hours = np.repeat(cohort.hours, np.diff(cohort.first_event))
+    events = pd.DataFrame({"stay": stay, "hours": hours, "variable": variable, "value": cohort.value})
+    outcomes = pd.DataFrame({"stay": cohort.stays, "outcome": cohort.outcome})
+    (tmp_path / "study.toml").write_text(OWN)
+    shutil.copy(ABLATIONS / "run.ipynb", tmp_path)
+    own = load_study(tmp_path / "study.toml")
+    with pytest.raises(UserError, match=r"the study's data .*events.csv does not exist"):
+        expand(own)
+    events.to_csv(tmp_path / "events.csv", index=False)
+    outcomes.to_csv(tmp_path / "outcomes.csv", index=False)
+    monkeypatch.delenv("HSETVAE_RUNS", raising=False)
+    assert run_study(own, "", workers=1, progress=False, index=1) == 0
+    (record,) = local_records(own).to_dict("records")
+    assert record["arm"] == "head" and record["n"] == 12 and "auroc_of_truth" not in record
+    before = [spec.id for spec in expand(own)]
+    outcomes.assign(outcome=1 - outcomes["outcome"]).to_csv(tmp_path / "outcomes.csv", index=False)
+    assert not set(before) & {spec.id for spec in expand(own)}, "other data are other runs"
 
 
 SUITE = """
