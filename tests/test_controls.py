@@ -13,7 +13,6 @@ from hsetvae.controls import LEAK, leaked, shuffled
 from hsetvae.data import split
 from hsetvae.declaration import load_study
 from hsetvae.evaluate import predict
-from hsetvae.model import HSetVAE, initialise
 from hsetvae.scores import auroc
 from hsetvae.simulate import simulate
 from hsetvae.study import control_table
@@ -71,25 +70,6 @@ def test_arms_that_differ_in_pooling_share_initialisation_noise_dropout_and_batc
         assert all(torch.equal(a, b) for a, b in zip(other["noise"], mean["noise"], strict=True))
         for name in ("z", "mu", "logvar", "kl", "tokens", "h"):  # before any step: same parameters, noise and dropout
             assert torch.equal(getattr(other["first"], name), getattr(mean["first"], name)), name
-
-
-def test_arms_that_differ_in_a_part_start_with_the_same_parameters_elsewhere(cohort):
-    def parameters(**changes):
-        model = HSetVAE(TINY.but(**changes), len(cohort.variables))
-        initialise(model, TINY.but(**changes), 3)
-        return model.state_dict()
-
-    plain = parameters()
-    for changes, part in (
-        ({"pooling": "query"}, "head."),
-        ({"head": "mlp"}, "head."),
-        ({"position": "index+time"}, "embed."),
-        ({"layers": 3}, "history."),
-        ({"target": "current"}, "decoders."),
-    ):
-        arm = parameters(**changes)
-        shared = [name for name in plain if not name.startswith(part)]
-        assert all(torch.equal(plain[name], arm[name]) for name in shared), changes
 
 
 def test_replicates_share_neither_split_nor_order_nor_noise(cohort):
