@@ -190,15 +190,15 @@ class Config:
     @classmethod
     def describe(cls) -> list[tuple[str, str, Any, str, str, str]]:
         """One row per field: name, type, default, unit, ledger id, text."""
-        kinds = _kinds()
         return [
-            (f.name, _kind_name(kinds[f.name]), f.default, f.metadata["unit"], f.metadata["ledger"], f.metadata["text"])
+            (f.name, _kind_name(f), f.default, f.metadata["unit"], f.metadata["ledger"], f.metadata["text"])
             for f in dataclasses.fields(cls)
         ]
 
 
-def _kind_name(kind: Any) -> str:
-    return " | ".join(typing.get_args(kind)) if typing.get_origin(kind) is Literal else kind.__name__
+def _kind_name(f: dataclasses.Field) -> str:
+    kind = _kinds()[f.name]
+    return " | ".join(_choices(f)) if typing.get_origin(kind) is Literal else kind.__name__
 
 
 @functools.cache

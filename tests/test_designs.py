@@ -9,6 +9,7 @@ import pytest
 from hsetvae.config import PRESETS, UserError
 from hsetvae.declaration import load_study
 from hsetvae.designs import expand, plan
+from hsetvae.study import steps
 from hsetvae.sweep import describe_run
 
 ABLATIONS = Path(__file__).resolve().parents[1] / "ablations"
@@ -122,3 +123,17 @@ def test_a_number_says_what_its_run_is_and_a_wrong_one_is_refused():
         describe_run(DECLARED, "", "roadmap", 770)
     with pytest.raises(UserError, match='no design "rodmap"; did you mean "roadmap"'):
         describe_run(DECLARED, "", "rodmap", 0)
+
+
+def test_the_roadmap_as_a_table_starts_every_order_at_the_baseline_and_ends_it_at_the_whole_path():
+    arms = plan(DECLARED, "roadmap")[0]
+    values = {arm.name: float(len(arm.settings)) for arm in arms}
+    rows = [{"arm": name, "replicate": r, "auroc": x + r / 10} for name, x in values.items() for r in range(3)]
+    table = steps(DECLARED, pd.DataFrame(rows), "auroc")
+    last = len(DECLARED.path)
+    assert len(table) == 3 * (last + 1) * 3
+    for _, order in table.groupby("order"):
+        assert set(order["step"]) == set(range(last + 1))
+        assert set(order.loc[order["step"] == 0, "arm"]) == {"reference"}
+        assert order.loc[order["step"] == last, "value"].min() == max(values.values())
+        assert set(order["label"]) == {"reference", *DECLARED.path}
