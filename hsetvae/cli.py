@@ -36,6 +36,7 @@ OutcomesOption = Annotated[
 StudyOption = Annotated[Path, typer.Option("--study", help="The declared study.")]
 DesignOption = Annotated[str, typer.Option(help="A design of the study: factorial, add, leave, roadmap, controls.")]
 BudgetOption = Annotated[str, typer.Option(help="A budget of the study, for example smoke; empty: the design's own.")]
+OtherDataOption = Annotated[str, typer.Option("--data", help="An event table in place of the declared data.")]
 STUDY = Path("ablations/study.toml")
 
 
@@ -192,6 +193,8 @@ def study_run(
     study: StudyOption = STUDY,
     design: DesignOption = "",
     budget: BudgetOption = "",
+    data: OtherDataOption = "",
+    outcomes: OutcomesOption = None,
     index: Annotated[int | None, typer.Option(help="Only this run of the design; they count from 0.")] = None,
     show: Annotated[bool, typer.Option("--print", help="Say what the run at --index is, and run nothing.")] = False,
     workers: Annotated[int, typer.Option(help="Runs side by side; 0 = one per core.")] = 0,
@@ -204,7 +207,7 @@ def study_run(
     from .study import report
     from .sweep import describe_run, run_study
 
-    declared = load_study(study)
+    declared = load_study(study, data, outcomes)
     if show and index is None:
         raise UserError("--print says what one run is: name it with --index NUMBER")
     if show:
@@ -217,33 +220,51 @@ def study_run(
 
 
 @study_app.command("status")
-def study_status(study: StudyOption = STUDY, design: DesignOption = "", budget: BudgetOption = "") -> None:
+def study_status(
+    study: StudyOption = STUDY,
+    design: DesignOption = "",
+    budget: BudgetOption = "",
+    data: OtherDataOption = "",
+    outcomes: OutcomesOption = None,
+) -> None:
     """Which runs are finished, failed or missing."""
     from .declaration import load_study
     from .study import status
 
-    print(status(load_study(study), budget, design).to_string(index=False))
+    print(status(load_study(study, data, outcomes), budget, design).to_string(index=False))
 
 
 @study_app.command("report")
-def study_report(study: StudyOption = STUDY, design: DesignOption = "", budget: BudgetOption = "") -> None:
+def study_report(
+    study: StudyOption = STUDY,
+    design: DesignOption = "",
+    budget: BudgetOption = "",
+    data: OtherDataOption = "",
+    outcomes: OutcomesOption = None,
+) -> None:
     """The verdicts on all claims, or with --design or --budget those of one design, from the records."""
     from .declaration import load_study
     from .study import report
     from .verdicts import as_text, verdicts
 
-    declared = load_study(study)
+    declared = load_study(study, data, outcomes)
     print(report(declared, budget, design) if design or budget else as_text(verdicts(declared)))
 
 
 @study_app.command("publish")
-def study_publish(study: StudyOption = STUDY, design: DesignOption = "", budget: BudgetOption = "") -> None:
+def study_publish(
+    study: StudyOption = STUDY,
+    design: DesignOption = "",
+    budget: BudgetOption = "",
+    data: OtherDataOption = "",
+    outcomes: OutcomesOption = None,
+) -> None:
     """Copy the finished records to the table that is committed and that the book reads, and renew the verdicts."""
     from .declaration import load_study
     from .study import publish
     from .verdicts import publish_verdicts
 
-    declared = load_study(study)
+    declared = load_study(study, data, outcomes)
     for path in [publish(declared, budget, design), *publish_verdicts(declared)]:
         print(f"wrote {path}")
 

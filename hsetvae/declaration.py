@@ -93,6 +93,7 @@ class Study:
     questions: dict[str, Question]
     controls: dict[str, Control]
     key: str  # hash of the declaration
+    elsewhere: str = ""  # name of the data when they are not the declared ones
 
     @property
     def notebook(self) -> Path:
@@ -122,8 +123,13 @@ class Study:
         return config.but(**self.budget(budget).get("settings", {})) if budget else config
 
 
-def load_study(path: str | os.PathLike = "ablations/study.toml") -> Study:
-    """Read a declaration and check every name in it.  Raises UserError with the table and the key that are wrong."""
+def load_study(
+    path: str | os.PathLike = "ablations/study.toml", data: str = "", outcomes: str | os.PathLike | None = None
+) -> Study:
+    """Read a declaration and check every name in it.  Raises UserError with the table and the key that are wrong.
+
+    `data` (an event table) and `outcomes` put another data set in the place of the declared one.
+    """
     path = Path(path)
     try:
         declared = tomllib.loads(path.read_text())
@@ -139,7 +145,7 @@ def load_study(path: str | os.PathLike = "ablations/study.toml") -> Study:
             preset=preset,
             factorial=tuple(declared.get("factorial", ())),
             path=tuple(declared.get("path", ())),
-            data=dict(declared["data"]),
+            data=_other_data(data, outcomes) if data else dict(declared["data"]),
             settings=dict(declared.get("settings", {})),
             budgets=budgets,
             designs=_all(Design, path, "designs", declared),
@@ -147,11 +153,17 @@ def load_study(path: str | os.PathLike = "ablations/study.toml") -> Study:
             questions=_all(Question, path, "questions", {"questions": questions}),
             controls=_all(Control, path, "controls", declared),
             key=key,
+            elsewhere=Path(data).stem if data else "",
         )
     except KeyError as error:
         raise UserError(f"{path} lacks the entry {error}") from None
     _check(study, path)
     return study
+
+
+def _other_data(data: str, outcomes: str | os.PathLike | None) -> dict[str, str]:
+    files = {"source": data} | ({"outcomes": outcomes} if outcomes else {})
+    return {name: str(Path(file).resolve()) for name, file in files.items()}
 
 
 def content_hash(value: Any) -> str:

@@ -157,7 +157,11 @@ def expand(study: Study, budget: str = "", design: str = "") -> list[Spec]:
     budget = budget or study.design(design).budget
     facts = study.budget(budget)
     base, code = study.config(design, budget), code_hash(study.notebook)
-    data = study.data | ({"stays": facts["stays"]} if "stays" in facts else {})
+    data = study.data
+    if data["source"] == "simulated":
+        data = data | ({"stays": facts["stays"]} if "stays" in facts else {})
+    else:  # a table has the stays that it has
+        data = {name: value for name, value in data.items() if name != "stays"}
     found = []
     for arm in plan(study, design)[0]:
         own = data | ({"labels": arm.labels} if arm.labels != "true" else {})
@@ -171,11 +175,11 @@ def expand(study: Study, budget: str = "", design: str = "") -> list[Spec]:
 
 
 def _data_key(study: Study, data: dict[str, Any]) -> str:
-    """The declaration of simulated data, or the content of the files."""
+    """The declaration of simulated data, or the content of the files, wherever they lie."""
     if data["source"] == "simulated":
         return content_hash(data)
-    contents = []
-    for name in ("source", "outcomes"):
+    files, contents = ("source", "outcomes"), []
+    for name in files:
         if name in data:
             path = study.folder / data[name]
             if not path.is_file():
@@ -183,7 +187,7 @@ def _data_key(study: Study, data: dict[str, Any]) -> str:
                     f"the study's data {path} does not exist: write it with `hsetvae data`, or change [data] {name}"
                 )
             contents.append(_file_hash(path, path.stat().st_mtime_ns))
-    return content_hash([data, *contents])
+    return content_hash([{name: value for name, value in data.items() if name not in files}, *contents])
 
 
 @functools.lru_cache

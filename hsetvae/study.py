@@ -39,7 +39,7 @@ def runs_folder(study: Study) -> Path:
 
 
 def published(study: Study, budget: str) -> Path:
-    return study.folder / "results" / f"{budget}.csv"
+    return study.folder / "results" / f"{study.elsewhere + '-' if study.elsewhere else ''}{budget}.csv"
 
 
 def local_records(study: Study, budget: str = "", design: str = "") -> pd.DataFrame:

@@ -14,7 +14,7 @@ from .config import UserError
 from .declaration import Study
 from .designs import expand
 from .files import write_atomically
-from .study import StaleRecords, control_table, load_records, summary
+from .study import StaleRecords, control_table, load_records, published, summary
 
 COLUMNS = ["row", "claim", "verdict", "effect", "n", "data", "judged by"]
 NOT_RUN = "not yet run"
@@ -107,12 +107,15 @@ def as_markdown(table: pd.DataFrame) -> str:
 
 
 def publish_verdicts(study: Study) -> list[Path]:
-    """Write results/verdicts.csv, and the marked section of a README.md beside the study's folder if it has one."""
+    """Write results/verdicts.csv, and the marked section of a README.md beside the study's folder if it has one.
+
+    Verdicts on other data than the declared ones go to a file of their own, and not to the README.
+    """
     table = verdicts(study)
-    written = [study.folder / "results" / "verdicts.csv"]
+    written = [published(study, "verdicts")]
     write_atomically(written[0], table.to_csv(index=False).encode())
     readme = study.folder.parent / "README.md"
-    if readme.is_file() and START in readme.read_text():
+    if not study.elsewhere and readme.is_file() and START in readme.read_text():
         write_atomically(readme, with_section(readme.read_text(), as_markdown(table)).encode())
         written.append(readme)
     return written

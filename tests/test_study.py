@@ -232,6 +232,15 @@ def test_a_study_runs_on_a_table_of_ones_own(tmp_path, monkeypatch):
     outcomes.assign(outcome=1 - outcomes["outcome"]).to_csv(tmp_path / "outcomes.csv", index=False)
     assert not set(before) & {spec.id for spec in expand(own)}, "other data are other runs"
 
+    outcomes.to_csv(tmp_path / "outcomes.csv", index=False)
+    declared = load_study(ABLATIONS / "study.toml", str(tmp_path / "events.csv"), tmp_path / "outcomes.csv")
+    ids = {spec.id for spec in expand(declared)}
+    assert not ids & {spec.id for spec in expand(load_study(ABLATIONS / "study.toml"))}
+    (tmp_path / "moved").mkdir()
+    files = [shutil.move(tmp_path / name, tmp_path / "moved" / name) for name in ("events.csv", "outcomes.csv")]
+    moved = load_study(ABLATIONS / "study.toml", *map(str, files))
+    assert ids == {spec.id for spec in expand(moved)}, "a run is known by what is in the files, not by where they lie"
+
 
 SUITE = """
 import sys
