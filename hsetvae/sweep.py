@@ -179,6 +179,8 @@ def describe_run(study: Study, budget: str, design: str, index: int) -> str:
     (job,) = jobs_of(study, budget, design, index)
     spec, record = expand(study, budget, design)[index], _record(Path(job["parameters"]["out"]))
     design, budget = study.design(design).name, budget or study.design(design).budget
+    options = {"source": "--data", "outcomes": "--outcomes"} if study.elsewhere else {}
+    where = "".join(f" {options[name]} {file}" for name, file in spec.data.items() if name in options)
     lines = [
         f"run {index} of design {design}, budget {budget}: {spec.name}",
         f"id        {spec.id}",
@@ -186,7 +188,7 @@ def describe_run(study: Study, budget: str, design: str, index: int) -> str:
         f"changes   {json.dumps(spec.arm.settings)}" + (f", labels {spec.arm.labels}" if "labels" in spec.data else ""),
         f"common    {json.dumps({n: v for n, (v, _) in study.config(design, budget).differences(Config()).items()})}",
         f"data      {json.dumps(spec.data)}",
-        f"make it   hsetvae study run --design {design} --budget {budget} --index {index}",
+        f"make it   hsetvae study run --design {design} --budget {budget} --index {index}{where}",
         f"or        papermill {study.notebook.name} out.ipynb -y '{json.dumps(job['parameters'])}'",
     ]
     return "\n".join(lines)

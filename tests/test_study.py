@@ -28,7 +28,7 @@ from hsetvae.study import (
     runs_folder,
     summary,
 )
-from hsetvae.sweep import run_study
+from hsetvae.sweep import describe_run, run_study
 
 ABLATIONS = Path(__file__).resolve().parents[1] / "ablations"
 
@@ -239,13 +239,14 @@ def test_a_study_runs_on_a_table_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "moved").mkdir()
     files = [shutil.move(tmp_path / name, tmp_path / "moved" / name) for name in ("events.csv", "outcomes.csv")]
     moved = load_study(ABLATIONS / "study.toml", *map(str, files))
+    assert f" --data {files[0]} --outcomes {files[1]}" in describe_run(moved, "", "", 3)
     assert ids == {spec.id for spec in expand(moved)}, "a run is known by what is in the files, not by where they lie"
 
 
 SUITE = """
 import sys
 from hsetvae.declaration import load_study
-from hsetvae.sweep import run_study
+from hsetvae.sweep import describe_run, run_study
 if __name__ == "__main__":
     sys.exit(run_study(load_study(sys.argv[1]), "smoke", workers=2, progress=False))
 """
