@@ -32,7 +32,7 @@ endif
 # Progress bars are for terminals, not for published pages.
 book pdf: export TQDM_DISABLE = 1
 
-.PHONY: help ablations test env book lab smoke data bench lint clean pdf
+.PHONY: help ablations register test env book lab smoke data bench lint clean pdf
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -42,6 +42,10 @@ ablations: $(ENVIRONMENT)  ## run the ablation suite on the simulated cohort, bu
 	$(MAKE) book
 	hsetvae study report --budget $(BUDGET)
 	@echo "The book: $(CURDIR)/$(HTML)/index.html"
+
+register: $(ENVIRONMENT)  ## run every other design of the study, over all claims (more than an hour on two cores)
+	@failed=0; for design in controls add leave roadmap; do \
+	  hsetvae study run --design $$design || failed=1; done; hsetvae study report; exit $$failed
 
 test: $(ENVIRONMENT)  ## run the tests
 	pytest -n 2

@@ -28,7 +28,8 @@ from hsetvae.declaration import load_study
 from hsetvae.model import HSetVAE, initialise
 from hsetvae.simulate import simulate
 from hsetvae.statistics import compare
-from hsetvae.study import StaleRecords, effects, interactions, load_records, summary
+from hsetvae.study import StaleRecords, asked, effects, interactions, load_records, summary
+from hsetvae.verdicts import tally, verdicts
 
 STARTED = time.monotonic()
 plt.rcParams["axes.prop_cycle"] = plt.cycler(color=sns.color_palette("colorblind"))
@@ -170,14 +171,16 @@ def declaration() -> None:
     table([
         {"question": q.name, "reference": settings_text(q.reference), "changed": settings_text(q.changed),
          "endpoint": q.endpoint, "claimed": "up" if q.direction > 0 else "down",
+         "expected": {1: "up", 0: "no difference", -1: "down"}[q.expected],
          "matters from": STUDY.endpoints[q.endpoint].delta}
-        for q in STUDY.questions.values()
+        for q in asked(STUDY)
     ])  # fmt: skip
     table([
         {"endpoint": e.name, "family": e.family, "what it is": e.text, "unit": e.unit} for e in STUDY.endpoints.values()
     ])  # fmt: skip
     budget = STUDY.budgets[BUDGET]
-    body = f"<p>Preset {STUDY.preset} with {html.escape(settings_text(STUDY.settings))}; {budget['replicates']} "
+    shared = settings_text(STUDY.settings | STUDY.design().settings)
+    body = f"<p>Preset {STUDY.preset} with {html.escape(shared)}; {budget['replicates']} "
     body += f"replicates of {STUDY.data.get('stays', '')} stays ({STUDY.data['source']}).</p>"
     box("Shared by all arms", body)
 
@@ -201,7 +204,7 @@ class Question:
 
     def arms(self) -> None:
         names = self.q.changed
-        base = STUDY.config(BUDGET).to_dict() | self.q.reference
+        base = STUDY.config(budget=BUDGET).to_dict() | self.q.reference
         table([{"setting": n, "reference": str(base[n]), "changed": str(self.q.changed[n])} for n in names])
 
     def figure(self) -> None:
@@ -255,7 +258,7 @@ class Question:
 
     def reproduce(self) -> None:
         changes = " ".join(f"-p {name} {value}" for name, value in self.q.changed.items())
-        shared = ", ".join(f"{k}: {v}" for k, v in STUDY.settings.items())
+        shared = ", ".join(f"{k}: {v}" for k, v in (STUDY.settings | STUDY.design().settings).items())
         code = (
             f"make ablations                                   # all runs, records and pages\n"
             f"papermill ablations/run.ipynb run.ipynb {changes} -y '{{more: {{{shared}}}}}'   # one run"
@@ -267,22 +270,17 @@ class Question:
 
 
 def ledger() -> None:
-    """Every claim with its setting in both presets and what the study says of it."""
-    claims = pd.read_csv(Path(__file__).resolve().parent / "ledger.csv")
+    """Every claim with its setting in both presets and its verdict: the table that README and terminal show too."""
     baseline, improved = PRESETS["baseline"].to_dict(), PRESETS["improved"].to_dict()
     turned: dict[str, list[str]] = {}
     for name, *_, ids, _ in Config.describe():
         values = f"{baseline[name]} → {improved[name]}" if baseline[name] != improved[name] else f"{baseline[name]}"
         for one in ids.split():
             turned.setdefault(one, []).append(f"{name}: {values}")
-    said = {}
-    if records() is not None:
-        for _, row in effects_table().query("primary").iterrows():
-            said |= {one: f"{row.verdict} ({row.question})" for one in STUDY.questions[row.question].ledger}
-    table([
-        {"id": c.id, "claim": c.claim, "setting: before → after": "; ".join(turned.get(c.id, [])),
-         "state": said.get(c.id, "not yet run")} for c in claims.itertuples()
-    ])  # fmt: skip
+    found = verdicts(STUDY)
+    found.insert(1, "setting: before → after", ["; ".join(turned.get(row, [])) for row in found["row"]])
+    table(found)
+    display(HTML(f"<p>{html.escape(tally(found))}</p>"))
 
 
 def versions() -> None:

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import functools
 import hashlib
+import importlib
 import json
 import typing
 from dataclasses import dataclass, field
@@ -37,9 +38,16 @@ def stream(seed: int, *names: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def knob(default: Any, text: str, unit: str = "", ledger: str = "", at_least=None, at_most=None) -> Any:
-    """A Config field that explains itself: what it does, its unit, its ledger row, its allowed range (inclusive)."""
-    return field(default=default, metadata=dict(text=text, unit=unit, ledger=ledger, low=at_least, high=at_most))
+def knob(
+    default: Any, text: str, unit: str = "", ledger: str = "", at_least=None, at_most=None, choices: str = ""
+) -> Any:
+    """A Config field that explains itself: what it does, its unit, its ledger row, its allowed range (inclusive).
+
+    `choices` names the dictionary (module.NAME) whose keys are allowed besides the values of the field's Literal:
+    a function put there is a new choice, and nothing has to be said here.
+    """
+    facts = dict(text=text, unit=unit, ledger=ledger, low=at_least, high=at_most, choices=choices)
+    return field(default=default, metadata=facts)
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,9 @@ class Config:
     norm_gelu: bool = knob(False, "LayerNorm + GELU in the embedding and in the mu/logvar network", ledger="S1")
     residual: bool = knob(False, "residual connections in the attention blocks of the set encoder", ledger="S2")
     init: Literal["default", "xavier"] = knob("default", "weights: torch's default, or Xavier uniform", ledger="S3")
-    logvar_clamp: Literal["none", "hard", "soft"] = knob("none", "keep logvar within [-10, 10]", ledger="S4")
+    logvar_clamp: Literal["none", "hard", "soft"] = knob(
+        "none", "keep logvar within [-10, 10]", ledger="S4", choices="setvae.LOGVAR_CLAMPS"
+    )
     posterior_noise: float = knob(
         0.0, "SD of noise added to the posterior's logvar in training", "log variance", "S5", at_least=0
     )
@@ -87,11 +97,16 @@ class Config:
     )
 
     # --- outcome head and decoders ---------------------------------------------------------------------------------
-    pooling: Literal["mean", "last", "dot", "query"] = knob(
-        "mean", "pooling of h over time: mean; last; attention by h·z; attention by a learned query", ledger="M6"
+    pooling: Literal["mean", "last", "dot", "dot_unscaled", "query"] = knob(
+        "mean",
+        "pooling of h over time: mean; last; attention by h·z, scaled or not; attention by a learned query",
+        ledger="M6",
+        choices="history.POOLINGS",
     )
     head: Literal["linear", "mlp"] = knob("linear", "outcome head", ledger="M7")
-    decoder: Literal["likelihood", "chamfer", "hungarian"] = knob("likelihood", "how a set is rebuilt from h")
+    decoder: Literal["likelihood", "chamfer", "hungarian"] = knob(
+        "likelihood", "how a set is rebuilt from h", choices="decoders.SET_DISTANCES"
+    )
     tanh_output: bool = knob(False, "Tanh on the decoder's value output", ledger="S8")
     target: Literal["current", "next", "both"] = knob("both", "which set is rebuilt from h at time t")
 
@@ -116,9 +131,11 @@ class Config:
     lr: float = knob(1e-3, "learning rate of AdamW", "", at_least=0)
     setvae_lr_scale: float = knob(1.0, "factor on the learning rate of the SetVAE", "", "T1", at_least=0)
     weight_decay: float = knob(0.0, "decoupled weight decay of matrices", "", "T2", at_least=0)
-    lr_schedule: Literal["constant", "cosine", "restarts"] = knob("constant", "learning-rate schedule", ledger="T3")
+    lr_schedule: Literal["constant", "cosine", "restarts"] = knob(
+        "constant", "learning-rate schedule", ledger="T3", choices="optim.LR_SCHEDULES"
+    )
     lr_warmup: float = knob(0.1, "linear warm-up of the learning rate", "share of steps", at_least=0, at_most=1)
-    clip: Literal["none", "value", "norm"] = knob("value", "gradient clipping", ledger="T4 D4")
+    clip: Literal["none", "value", "norm"] = knob("value", "gradient clipping", ledger="T4 D4", choices="optim.CLIPS")
     clip_at: float = knob(1.0, "where the gradient is clipped", "gradient value or norm", "H4", at_least=1e-12)
     detect_anomaly: bool = knob(False, "torch's anomaly detection: names the operation of a NaN, slow", ledger="T5")
     skip_nonfinite: bool = knob(False, "skip and count non-finite steps instead of stopping", ledger="E3")
@@ -173,11 +190,15 @@ class Config:
     @classmethod
     def describe(cls) -> list[tuple[str, str, Any, str, str, str]]:
         """One row per field: name, type, default, unit, ledger id, text."""
-        kinds = _kinds()
         return [
-            (f.name, _kind_name(kinds[f.name]), f.default, f.metadata["unit"], f.metadata["ledger"], f.metadata["text"])
+            (f.name, _kind_name(f), f.default, f.metadata["unit"], f.metadata["ledger"], f.metadata["text"])
             for f in dataclasses.fields(cls)
         ]
+
+
+def _kind_name(f: dataclasses.Field) -> str:
+    kind = _kinds()[f.name]
+    return " | ".join(_choices(f)) if typing.get_origin(kind) is Literal else kind.__name__
 
 
 @functools.cache
@@ -186,8 +207,12 @@ def _kinds() -> dict[str, Any]:
     return typing.get_type_hints(Config)
 
 
-def _kind_name(kind: Any) -> str:
-    return " | ".join(typing.get_args(kind)) if typing.get_origin(kind) is Literal else kind.__name__
+def _choices(f: dataclasses.Field) -> list[str]:
+    """The values of a field's Literal, then what its dictionary holds beyond them."""
+    named = list(typing.get_args(_kinds()[f.name]))
+    module, _, dictionary = f.metadata["choices"].partition(".")
+    found = getattr(importlib.import_module(f"{__package__}.{module}"), dictionary) if module else ()
+    return named + [name for name in found if name not in named]
 
 
 def _checked(f: dataclasses.Field, value: Any) -> Any:
@@ -195,8 +220,8 @@ def _checked(f: dataclasses.Field, value: Any) -> Any:
     kind = _kinds()[f.name]
     where = f"setting {f.name} = {value!r}"
     if typing.get_origin(kind) is Literal:
-        choices = typing.get_args(kind)
-        if value not in choices:
+        # the dictionary is looked up for an unknown value only: it lies in a module that needs torch
+        if value not in typing.get_args(kind) and value not in (choices := _choices(f)):
             raise UserError(f"{where} is not one of {', '.join(choices)}{nearest(value, choices)}")
         return value
     if kind is float and type(value) is int:

@@ -1,29 +1,20 @@
-"""The declaration of a study: TOML -> questions, endpoints, budgets -> runs, each with a content hash.
+"""The declaration of a study: TOML -> questions, endpoints, controls, designs, budgets.
 
-It says what is claimed, what judges the claim and what would matter, before anything runs.
+It says what is claimed, what judges the claim, what is expected and what would matter, before anything runs.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import functools
 import hashlib
-import itertools
 import json
 import os
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .config import PRESETS, Config, UserError, nearest
-
-# What decides the numbers of a run.  A changed comment or docstring changes nothing, a changed line of code does.
-CODE = (
-    "attention config data decoders diagnostics evaluate events history measures model objective observe optim runs "
-    "scores setvae simulate train"
-).split()
 
 
 @dataclass(frozen=True)
@@ -39,41 +30,84 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Question:
-    """A claim: two settings, the endpoint that judges it, the claimed direction and the reason, all beforehand."""
+    """A claim: two settings, the endpoint that judges it, the claimed direction and the reason, all beforehand.
+
+    `expected` is our own prediction of the sign, 0 for none, which may differ from the claim.  `changed` may name a
+    preset.  With a `bound` the arm is not compared with a reference but with that value of the endpoint.
+    """
 
     name: str
     claim: str
     endpoint: str
     direction: int
+    expected: int
     why: str
     changed: dict[str, Any]
-    reference: dict[str, Any] = dataclasses.field(default_factory=dict)
+    reference: dict[str, Any] = field(default_factory=dict)
+    bound: float | None = None
     ledger: tuple[str, ...] = ()
     mechanism: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
+class Control:
+    """An arm whose answer is known: the mean of `measure` must lie within `between`, or equal the reference's.
+
+    `labels` "shuffled" or "leaked" alters the outcomes that the arm learns from (see `controls`).
+    """
+
+    name: str
+    claim: str
+    measure: str
+    between: tuple[float, float] | None = None  # None: every number must equal the reference's, bit for bit
+    changed: dict[str, Any] = field(default_factory=dict)
+    labels: str = "true"
+    ledger: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Design:
+    """Which arms a study runs: a function of `designs.DESIGNS` by name, its usual budget, settings of all its arms."""
+
+    name: str
+    budget: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    random_orders: int = 0  # of a roadmap, beside the declared order
+    seed: int = 0  # decides the random orders
+
+
+@dataclass(frozen=True, eq=False)
 class Study:
     """A declaration as read from TOML.  `folder` holds run.ipynb, results/ and runs/."""
 
     folder: Path
     title: str
     preset: str
-    factorial: tuple[str, ...]
+    factorial: tuple[str, ...]  # questions that are crossed
+    path: tuple[str, ...]  # questions that lead from the preset to its improvement, in the order of the claims
     data: dict[str, Any]
     settings: dict[str, Any]
     budgets: dict[str, dict[str, Any]]
+    designs: dict[str, Design]
     endpoints: dict[str, Endpoint]
     questions: dict[str, Question]
+    controls: dict[str, Control]
     key: str  # hash of the declaration
+    elsewhere: str = ""  # name of the data when they are not the declared ones
 
     @property
     def notebook(self) -> Path:
         return self.folder / "run.ipynb"
 
-    def config(self, budget: str) -> Config:
-        """The settings that all arms of a budget share."""
-        return PRESETS[self.preset].but(**self.settings).but(**self.budget(budget).get("settings", {}))
+    def design(self, name: str = "") -> Design:
+        """The design of that name; the first one declared when empty."""
+        name = name or next(iter(self.designs))
+        if name not in self.designs:
+            raise UserError(
+                f'study {self.title!r} has no design "{name}"{nearest(name, self.designs)}: '
+                f"it declares {', '.join(self.designs)}"
+            )
+        return self.designs[name]
 
     def budget(self, name: str) -> dict[str, Any]:
         if name not in self.budgets:
@@ -83,47 +117,43 @@ class Study:
             )
         return self.budgets[name]
 
-
-@dataclass(frozen=True)
-class Spec:
-    """One run of a study: an arm (question -> "reference" or "changed") in a replicate, and its content hash."""
-
-    id: str
-    arm: dict[str, str]
-    replicate: int
-    changes: dict[str, Any]  # settings that differ from the study's reference
-    config: Config
-    data: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        return f"{', '.join(f'{k}={v}' for k, v in self.changes.items()) or 'reference'}, replicate {self.replicate}"
+    def config(self, design: str = "", budget: str = "") -> Config:
+        """The settings that all arms of a design share, with those of a budget if one is named."""
+        config = PRESETS[self.preset].but(**self.settings).but(**self.design(design).settings)
+        return config.but(**self.budget(budget).get("settings", {})) if budget else config
 
 
-# --- declaration -----------------------------------------------------------------------------------------------------
+def load_study(
+    path: str | os.PathLike = "ablations/study.toml", data: str = "", outcomes: str | os.PathLike | None = None
+) -> Study:
+    """Read a declaration and check every name in it.  Raises UserError with the table and the key that are wrong.
 
-
-def load_study(path: str | os.PathLike = "ablations/study.toml") -> Study:
-    """Read a declaration and check every name in it.  Raises UserError with the table and the key that are wrong."""
+    `data` (an event table) and `outcomes` put another data set in the place of the declared one.
+    """
     path = Path(path)
     try:
         declared = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
-    endpoints = {name: _made(Endpoint, path, f"endpoints.{name}", name, t) for name, t in _table(declared, "endpoints")}
-    questions = {name: _made(Question, path, f"questions.{name}", name, t) for name, t in _table(declared, "questions")}
+    key = content_hash(declared)
     try:
+        preset, budgets = declared["preset"], dict(declared["budgets"])
+        questions = {name: _spelled_out(path, preset, name, t) for name, t in _table(declared, "questions")}
         study = Study(
             folder=path.resolve().parent,
             title=declared["title"],
-            preset=declared["preset"],
-            factorial=tuple(declared["factorial"]),
-            data=dict(declared["data"]),
+            preset=preset,
+            factorial=tuple(declared.get("factorial", ())),
+            path=tuple(declared.get("path", ())),
+            data=_other_data(data, outcomes) if data else dict(declared["data"]),
             settings=dict(declared.get("settings", {})),
-            budgets=dict(declared["budgets"]),
-            endpoints=endpoints,
-            questions=questions,
-            key=_hash(declared),
+            budgets=budgets,
+            designs=_all(Design, path, "designs", declared),
+            endpoints=_all(Endpoint, path, "endpoints", declared),
+            questions=_all(Question, path, "questions", {"questions": questions}),
+            controls=_all(Control, path, "controls", declared),
+            key=key,
+            elsewhere=Path(data).stem if data else "",
         )
     except KeyError as error:
         raise UserError(f"{path} lacks the entry {error}") from None
@@ -131,8 +161,34 @@ def load_study(path: str | os.PathLike = "ablations/study.toml") -> Study:
     return study
 
 
+def _other_data(data: str, outcomes: str | os.PathLike | None) -> dict[str, str]:
+    files = {"source": data} | ({"outcomes": outcomes} if outcomes else {})
+    return {name: str(Path(file).resolve()) for name, file in files.items()}
+
+
+def content_hash(value: Any) -> str:
+    """16 hex digits of a value that JSON can hold."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
 def _table(declared: dict, name: str):
     return declared.get(name, {}).items()
+
+
+def _spelled_out(path: Path, preset: str, name: str, table: dict) -> dict:
+    """A question whose `changed` names a preset gets all settings in which that preset differs from the study's."""
+    for one in (preset, table.get("changed")):
+        if isinstance(one, str) and one not in PRESETS:
+            raise UserError(f'{path}: preset "{one}" is not one of {", ".join(PRESETS)}')
+    if not isinstance(table.get("changed"), str):
+        return table
+    between = PRESETS[table["changed"]].differences(PRESETS[preset])
+    old, new = ({name: pair[i] for name, pair in between.items()} for i in (1, 0))
+    return {**table, "reference": old, "changed": new}
+
+
+def _all(kind, path: Path, name: str, declared: dict) -> dict:
+    return {one: _made(kind, path, f"{name}.{one}", one, table) for one, table in _table(declared, name)}
 
 
 def _made(kind, path: Path, where: str, name: str, table: dict):
@@ -151,80 +207,40 @@ def _required(f: dataclasses.Field) -> bool:
 
 
 def _check(study: Study, path: Path) -> None:
-    if study.preset not in PRESETS:
-        raise UserError(f'{path}: preset "{study.preset}" is not one of {", ".join(PRESETS)}')
-    for name in study.factorial:
-        if name not in study.questions:
-            raise UserError(f'{path}: factorial names "{name}", and there is no [questions.{name}]')
+    if not study.designs:
+        raise UserError(f"{path} declares no design: add a table such as [designs.add] with its budget")
+    for listed in ("factorial", "path"):
+        for name in getattr(study, listed):
+            if name not in study.questions:
+                raise UserError(f'{path}: {listed} names "{name}", and there is no [questions.{name}]')
     for q in study.questions.values():
         where = f"{path}, [questions.{q.name}]"
         if q.endpoint not in study.endpoints:
             raise UserError(f'{where}: unknown endpoint "{q.endpoint}"{nearest(q.endpoint, study.endpoints)}')
         if q.direction not in (1, -1):
             raise UserError(f"{where}: direction must be 1 or -1, it is {q.direction}")
-        if q.name in study.factorial and q.changed.keys() != q.reference.keys():
-            raise UserError(f"{where}: a factor needs the same settings in `reference` and `changed`")
+        if q.expected not in (1, 0, -1):
+            raise UserError(f"{where}: expected must be 1, 0 or -1, it is {q.expected}")
+        if q.name in study.factorial + study.path and q.changed.keys() != q.reference.keys():
+            raise UserError(f"{where}: a factor or a step needs the same settings in `reference` and `changed`")
+        for settings in (q.reference, q.changed):
+            _settings(study, settings, where)
+    for c in study.controls.values():
+        _settings(study, c.changed, f"{path}, [controls.{c.name}]")
     for e in study.endpoints.values():
         if not e.delta > 0:
             raise UserError(f"{path}, [endpoints.{e.name}]: delta must be above 0, it is {e.delta}")
-    for budget, facts in study.budgets.items():
+    for name, facts in study.budgets.items():
         if not isinstance(facts.get("replicates"), int) or facts["replicates"] < 1:
-            raise UserError(f"{path}, [budgets.{budget}] needs replicates = a whole number above 0")
-        expand(study, budget, hashed=False)  # every setting is checked by Config
+            raise UserError(f"{path}, [budgets.{name}] needs replicates = a whole number above 0")
+        for design in study.designs:
+            study.config(design, name)  # Config checks every setting
+    for design in study.designs.values():
+        study.budget(design.budget)
 
 
-def expand(study: Study, budget: str, hashed: bool = True) -> list[Spec]:
-    """All runs of a budget: the factorial crossed, then the other arms; replicate by replicate, so that an
-    interrupted suite holds whole replicates.  `hashed=False` leaves the ids empty."""
-    factors = [study.questions[name] for name in study.factorial]
-    arms = []
-    for levels in itertools.product(("reference", "changed"), repeat=len(factors)):
-        arms.append({q.name: level for q, level in zip(factors, levels, strict=True)})
-    plain = {q.name: "reference" for q in factors}
-    arms += [{**plain, name: "changed"} for name in study.questions if name not in study.factorial]
-    base = study.config(budget)
-    base = base.but(**{k: v for q in factors for k, v in q.reference.items()})
-    data = study.data | ({"stays": study.budget(budget)["stays"]} if "stays" in study.budget(budget) else {})
-    code = code_hash(study.notebook) if hashed else ""
-    data_key = _data_key(study, data) if hashed else ""
-    specs = []
-    for replicate in range(study.budget(budget)["replicates"]):
-        for arm in arms:
-            changes = {k: v for name, level in arm.items() if level == "changed"
-                       for k, v in study.questions[name].changed.items()}  # fmt: skip
-            config = base.but(**changes)
-            key = _hash([config.to_dict(), replicate, data_key, code]) if hashed else ""
-            specs.append(Spec(key, arm, replicate, changes, config, data))
-    return specs
-
-
-def _data_key(study: Study, data: dict[str, Any]) -> str:
-    """The declaration of simulated data, or the content of a file."""
-    if data["source"] == "simulated":
-        return _hash(data)
-    path = study.folder / data["source"]
-    if not path.is_file():
-        raise UserError(
-            f"the study's data {path} does not exist: write it with `hsetvae data`, or change [data] source"
-        )
-    return _hash([data, hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()])
-
-
-def _hash(value: Any) -> str:
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=8).hexdigest()
-
-
-@functools.lru_cache
-def code_hash(notebook: Path) -> str:
-    """Hash of the code that decides a run's numbers: its modules without docstrings, and the notebook's cells."""
-    package = Path(__file__).parent
-    trees = [ast.parse((package / f"{name}.py").read_text()) for name in CODE]
-    cells = json.loads(notebook.read_text())["cells"]
-    trees += [ast.parse("".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"]
-    for tree in trees:
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-                if isinstance(getattr(body[0].value, "value", None), str):
-                    node.body = body[1:]
-    return _hash([ast.dump(tree) for tree in trees])
+def _settings(study: Study, settings: dict[str, Any], where: str) -> None:
+    try:
+        PRESETS[study.preset].but(**settings)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None

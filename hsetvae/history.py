@@ -143,7 +143,13 @@ def pool_query(tokens: Tensor, h: Tensor, real: Tensor, query: Tensor | None) ->
     return h @ query / h.shape[-1] ** 0.5
 
 
-POOLINGS = {"mean": pool_mean, "last": pool_last, "dot": pool_dot, "dot_unscaled": pool_dot_unscaled, "query": pool_query}
+POOLINGS = {
+    "mean": pool_mean,
+    "last": pool_last,
+    "dot": pool_dot,
+    "dot_unscaled": pool_dot_unscaled,
+    "query": pool_query,
+}
 
 
 class OutcomeHead(nn.Module):

@@ -1,8 +1,8 @@
 """The objective: raw terms of an Output, their schedules and weights, applied here and only here.
 
-total = [r(s) · distortion + beta(s) · KL(with floor and level weights)] / n + w(s) · BCE + variance and mean regularisers.
-Distortion and KL are means over the sets of the batch, in nats per set; n is the mean number of events of a set, so that
-w weighs the outcome of a stay against one event, whatever the size of the sets; BCE is the mean over the stays.
+total = [r(s) · distortion + beta(s) · KL(with floor and level weights)] / n + w(s) · BCE + two regularisers.
+Distortion and KL are means over the sets of the batch, in nats per set; n is the mean number of events of a set, so
+that w weighs the outcome of a stay against one event, however large the sets; BCE is the mean over the stays.
 """
 
 from __future__ import annotations

@@ -99,6 +99,24 @@ def interaction_grid(table: pd.DataFrame, factors: Sequence[str], value: str, un
     return axes.flat[: len(pairs)]
 
 
+def roadmap(table: pd.DataFrame, unit: str, axis: Axes | None = None) -> Axes:
+    """A measure along the steps from one preset to another (order, step, label, replicate, value): the declared order
+    (0) with its labels and a dot for each replicate, other orders as thin lines of means."""
+    declared = table[table["order"] == 0]
+    labels = declared.drop_duplicates("step").set_index("step")["label"].sort_index()
+    axis = _axis(axis, 1.2 + 0.24 * len(labels))
+    for order, part in table.groupby("order"):
+        mean = part.groupby("step")["value"].mean()
+        style = {"lw": 1.6, "marker": "o", "ms": 4, "color": PALETTE[0]} if order == 0 else {"lw": 0.9, "color": "0.6"}
+        name = "declared order" if order == 0 else "random orders" if order == 1 else None
+        axis.plot(mean, mean.index, label=name, zorder=2, **style)
+    axis.scatter(declared["value"], declared["step"], s=8, color=PALETTE[7], zorder=1, label="one replicate")
+    axis.set_yticks(labels.index, labels)
+    axis.set(xlabel=unit, ylim=(len(labels) - 0.5, -0.5))
+    axis.figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
+    return axis
+
+
 # --- training --------------------------------------------------------------------------------------------------------
 
 CURVES = {  # panel: y label, logarithmic, column of history.csv -> name

@@ -5,6 +5,7 @@ All functions take the paired differences d (n,) of an arm and its reference, on
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -21,12 +22,20 @@ EXACT = 16  # up to this n all 2^n sign flips are counted, above it a random sam
 FLIPS = 100_000
 
 
+_quantile = functools.lru_cache(stats.t.ppf)  # of Student's t: the same few, thousands of times
+
+
+@functools.lru_cache
+def _all_signs(n: int) -> np.ndarray:
+    return np.array(list(itertools.product((1.0, -1.0), repeat=n))).reshape(-1, n)
+
+
 def t_interval(d: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """Student's interval of the mean of d.  It covers at small n, where the bootstrap does not."""
     n = len(d)
     if n < 2:
         return math.nan, math.nan
-    reach = stats.t.ppf(0.5 + level / 2, n - 1) * np.std(d, ddof=1) / math.sqrt(n)
+    reach = _quantile(0.5 + level / 2, n - 1) * np.std(d, ddof=1) / math.sqrt(n)
     return float(np.mean(d) - reach), float(np.mean(d) + reach)
 
 
@@ -39,8 +48,7 @@ def sign_flip_p(d: np.ndarray) -> float:
     n = len(d)
     seen = abs(d.sum()) * (1 - 1e-12) - 1e-300
     if n <= EXACT:
-        signs = np.array(list(itertools.product((1.0, -1.0), repeat=n))).reshape(-1, n)
-        return float((np.abs(signs @ d) >= seen).mean())
+        return float((np.abs(_all_signs(n) @ d) >= seen).mean())
     rng = np.random.default_rng(stream(0, "sign flips", n))
     beyond = sum(int((np.abs(rng.choice((1.0, -1.0), (FLIPS // 10, n)) @ d) >= seen).sum()) for _ in range(10))
     return (beyond + 1) / (FLIPS + 1)  # the data are one of the flips
@@ -58,15 +66,18 @@ def holm(p: np.ndarray) -> np.ndarray:
     return out
 
 
-def detectable(sd: float, n: int) -> float:
-    """The smallest true mean difference that n pairs show at p < .05 with a power of 80 % (t approximation)."""
-    return float((stats.t.ppf(1 - ALPHA / 2, n - 1) + stats.t.ppf(POWER, n - 1)) * sd / math.sqrt(n))
+def detectable(sd: float, n: int, alpha: float = ALPHA) -> float:
+    """The smallest true mean difference that n pairs show at p < alpha with a power of 80 % (t approximation); infinite
+    where even the smallest possible p of the sign-flip test is larger."""
+    if 2 / 2**n >= alpha:
+        return math.inf
+    return float((_quantile(1 - alpha / 2, n - 1) + _quantile(POWER, n - 1)) * sd / math.sqrt(n))
 
 
-def replicates_needed(sd: float, delta: float) -> int:
+def replicates_needed(sd: float, delta: float, alpha: float = ALPHA) -> int:
     """Number of pairs after which a difference of delta is detectable; at most 10,000 are counted."""
-    n = next((n for n in range(3, 200) if detectable(sd, n) <= delta), None)
-    return n or min(10_000, math.ceil(((stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(POWER)) * sd / delta) ** 2))
+    n = next((n for n in range(3, 200) if detectable(sd, n, alpha) <= delta), None)
+    return n or min(10_000, math.ceil(((stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(POWER)) * sd / delta) ** 2))
 
 
 @dataclass(frozen=True)
@@ -96,20 +107,22 @@ def compare(d: np.ndarray) -> Comparison:
     )
 
 
-def verdict(c: Comparison, direction: int, delta: float, failed: float = 0.0) -> str:
-    """The words for a comparison.  `direction` is the claimed sign, `delta` the smallest effect of interest,
-    `failed` the share of runs that did not finish."""
+def verdict(c: Comparison, direction: int, delta: float, failed: float = 0.0, corrected_for: int = 1) -> str:
+    """The words for a comparison.  `direction` is the claimed sign, `delta` the smallest effect of interest, `failed`
+    the share of runs that did not finish, `corrected_for` the number of questions that share the error of 5 %."""
     if delta <= 0 or direction not in (1, -1):
         raise UserError(f"a question needs a direction of +1 or -1 and a delta above 0; got {direction} and {delta}")
     if failed > MOST_FAILED or c.n < 2:
         return f"not evaluable: {failed:.0%} of the runs failed" if failed else f"not evaluable at n={c.n}"
     if c.p_holm < ALPHA:
         if np.sign(c.estimate) != direction:
-            return "refuted: harmful" if abs(c.estimate) >= delta else "refuted: harmful, below the size of interest"
+            return "refuted: harmful"
         return "supported" if abs(c.estimate) >= delta else "supported, below the size of interest"
     if -delta < c.low90 and c.high90 < delta:
         return "refuted: negligible"
+    alpha = ALPHA / corrected_for  # what the first step of Holm's method asks for
+    seen = detectable(c.sd, c.n, alpha)
     return (
-        f"undecided at n={c.n} (could have seen {detectable(c.sd, c.n):.2g}; "
-        f"{replicates_needed(c.sd, delta)} replicates would show {delta:g})"
+        f"undecided at n={c.n} (could have seen {f'{seen:.2g}' if seen < math.inf else 'nothing'}; "
+        f"{replicates_needed(c.sd, delta, alpha)} replicates would show {delta:g})"
     )

@@ -7,17 +7,23 @@ is never shown.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from .config import UserError
-from .declaration import Study, expand
+from .declaration import Control, Question, Study
+from .designs import expand, plan
 from .files import write_atomically
 from .statistics import Comparison, compare, holm, verdict
+
+DIVERGED = "TrainingDiverged"  # how the error of a run begins whose training diverged: a result, not a mishap
+COMPARED = [f.name for f in dataclasses.fields(Comparison)]
+HOST = "id arm changes declaration status error seconds seconds_training date".split()  # differ between equal runs
 
 
 class StaleRecords(UserError):
@@ -27,145 +33,261 @@ class StaleRecords(UserError):
 # --- records ---------------------------------------------------------------------------------------------------------
 
 
-def runs_folder(study: Study, budget: str) -> Path:
-    """Where the runs of a budget lie, a folder each (HSETVAE_RUNS replaces ablations/runs)."""
-    return Path(os.environ.get("HSETVAE_RUNS", study.folder / "runs")) / budget
+def runs_folder(study: Study) -> Path:
+    """Where runs lie, a folder each, named by their hash (HSETVAE_RUNS replaces ablations/runs)."""
+    return Path(os.environ.get("HSETVAE_RUNS", study.folder / "runs"))
 
 
 def published(study: Study, budget: str) -> Path:
-    return study.folder / "results" / f"{budget}.csv"
+    return study.folder / "results" / f"{study.elsewhere + '-' if study.elsewhere else ''}{budget}.csv"
 
 
-def local_records(study: Study, budget: str) -> pd.DataFrame:
+def local_records(study: Study, budget: str = "", design: str = "") -> pd.DataFrame:
     """One row per run of the present declaration that has ended on this machine; failed ones have status "failed"."""
     rows = []
-    for spec in expand(study, budget):
-        path = runs_folder(study, budget) / spec.id / "record.json"
+    for name in dict.fromkeys(spec.id for spec in expand(study, budget, design)):
+        path = runs_folder(study) / name / "record.json"
         if path.exists():
             rows.append(json.loads(path.read_text()))
     return pd.DataFrame(rows)
 
 
-def load_records(study: Study, budget: str) -> pd.DataFrame:
-    """The records of all runs of a budget: this machine's when complete, else the published ones when they fit.
-
-    Raises StaleRecords, with the number of runs that are missing, when neither is complete for the present code.
-    """
-    wanted = [spec.id for spec in expand(study, budget)]
-    local = local_records(study, budget)
-    if len(local) == len(wanted):
-        return local
+def published_records(study: Study, budget: str) -> pd.DataFrame:
     table = published(study, budget)
-    found = pd.read_csv(table, dtype={"id": str}) if table.exists() else pd.DataFrame({"id": []})
-    fitting = found[found["id"].isin(wanted)]
-    if len(fitting) == len(wanted):
-        return fitting.reset_index(drop=True)
-    raise StaleRecords(
-        f"the {budget} records are not of the present code and declaration: {len(wanted) - len(local)} of "
-        f"{len(wanted)} runs are missing; `hsetvae study run --budget {budget}` makes them"
-    )
+    return pd.read_csv(table, dtype={"id": str}) if table.exists() else pd.DataFrame({"id": []})
 
 
-def publish(study: Study, budget: str) -> Path:
-    """Write this machine's complete records to results/<budget>.csv, which is committed and which the book reads."""
-    records, wanted = local_records(study, budget), expand(study, budget)
-    if len(records) < len(wanted):
-        raise UserError(f"{len(wanted) - len(records)} of {len(wanted)} runs are missing: run the suite first")
+def load_records(study: Study, budget: str = "", design: str = "") -> pd.DataFrame:
+    """The records of all runs of a design: this machine's where it has them, else the published ones that fit.
+
+    Beside what a run left, a row says which `arm` it is and, of a crossed factor, "reference" or "changed".
+    Raises StaleRecords, with the number of runs that are missing, when some are missing for the present code.
+    """
+    budget, design = budget or study.design(design).budget, study.design(design).name
+    found = [records for records in (local_records(study, budget, design), published_records(study, budget))
+             if len(records)]  # fmt: skip
+    specs = expand(study, budget, design)
+    records = pd.concat(found).drop_duplicates("id") if found else pd.DataFrame({"id": []})
+    wanted = {spec.id for spec in specs}
+    if missing := len(wanted - set(records["id"])):
+        raise StaleRecords(
+            f"the {budget} records of design {design} are not of the present code and declaration: {missing} of "
+            f"{len(wanted)} runs are missing; `hsetvae study run --design {design} --budget {budget}` makes them"
+        )
+    return labelled(study, specs, records)
+
+
+def labelled(study: Study, specs: list, records: pd.DataFrame) -> pd.DataFrame:
+    """The records of `specs`, in their order, with the columns arm, diverged and one per crossed factor."""
+    rows = records.set_index("id").loc[[spec.id for spec in specs]].reset_index()
+    labels = {"arm": [spec.arm.name for spec in specs]}
+    for q in (study.questions[name] for name in study.factorial):
+        turned = [q.changed.items() <= spec.arm.settings.items() for spec in specs]
+        labels[q.name] = np.where(turned, "changed", "reference")
+    diverged = np.where(rows["error"].astype(str).str.startswith(DIVERGED), 1.0, np.nan)
+    labels["diverged"] = np.where(rows["status"] == "finished", 0.0, diverged)
+    return rows.assign(**labels)
+
+
+def publish(study: Study, budget: str = "", design: str = "") -> Path:
+    """Write a design's complete records to results/<budget>.csv, which is committed and which the book reads.
+
+    What was published there for other designs stays as long as it fits the present code and declaration.
+    """
+    budget = budget or study.design(design).budget
+    specs = expand(study, budget, design)
+    records = local_records(study, budget, design)
+    if missing := len({spec.id for spec in specs} - set(records.get("id", ()))):
+        raise UserError(f"{missing} of {len({s.id for s in specs})} runs are missing: run the suite first")
+    known = {spec.id for name in study.designs for spec in expand(study, budget, name)}
+    before = published_records(study, budget)
+    before = before[before["id"].isin(known - set(records["id"]))]
     path = published(study, budget)
-    write_atomically(path, records.to_csv(index=False, float_format="%.6g").encode())
+    both = pd.concat([records, before]) if len(before) else records
+    write_atomically(path, both.to_csv(index=False, float_format="%.6g").encode())
     return path
 
 
 # --- effects ---------------------------------------------------------------------------------------------------------
 
 
-def effects(study: Study, records: pd.DataFrame, question: str, measure: str) -> pd.Series:
-    """Paired differences changed − reference of a measure, one per replicate (index), averaged over the settings of
-    the other factors; a pair with a failed run drops out, and a replicate without a pair is missing."""
-    factors = [name for name in study.factorial if name != question]
-    rows = records[records["status"] == "finished"]
-    if rows.empty:
+class _Table:
+    """Measures of a design's records as an array [arm, replicate, measure]; NaN where a run failed."""
+
+    def __init__(self, study: Study, records: pd.DataFrame, measures: Sequence[str], design: str) -> None:
+        self.study, (arms, self.contrasts) = study, plan(study, design)
+        self.place = {arm.name: i for i, arm in enumerate(arms)}
+        self.measures = list(measures)
+        arm = records["arm"].map(self.place).to_numpy(dtype=float)
+        self.replicates, replicate = np.unique(records["replicate"].to_numpy(), return_inverse=True)
+        self.values = np.full((len(arms), len(self.replicates), len(measures)), np.nan)
+        of_design = ~np.isnan(arm)
+        where = arm[of_design].astype(int), replicate[of_design]
+        found = records.reindex(columns=self.measures).to_numpy(dtype=float)
+        self.values[where] = found[of_design]
+        self.failed, self.diverged = np.zeros((2, *self.values.shape[:2]), dtype=bool)
+        self.failed[where] = (records["status"] != "finished").to_numpy()[of_design]
+        if "diverged" in records:
+            self.diverged[where] = (records["diverged"] == 1).to_numpy()[of_design]
+
+    def differences(self, question: str) -> np.ndarray:
+        """Changed − reference of every measure, a mean over the question's contrasts -> (replicate, measure)."""
+        asked = [c for c in self.contrasts if c.question == question]
+        if not asked:
+            return np.full(self.values.shape[1:], np.nan)
+        changed = self.values[[self.place[c.changed.name] for c in asked]]
+        bound = self.study.questions[question].bound
+        if bound is None:
+            pairs = changed - self.values[[self.place[c.reference.name] for c in asked]]
+        else:
+            pairs = changed - bound
+        there = ~np.isnan(pairs)  # (contrast, replicate, measure)
+        number = there.sum(axis=0)
+        total = np.where(there, pairs, 0.0).sum(axis=0)
+        return np.divide(total, number, out=np.full(number.shape, np.nan), where=number > 0)
+
+    def failed_share(self, question: Question) -> float:
+        """Share of the runs behind a question that did not finish; where divergence is what is measured, a run that
+        diverged has not failed."""
+        arms = {
+            arm.name for c in self.contrasts if c.question == question.name for arm in (c.changed, c.reference) if arm
+        }
+        failed = self.failed & ~self.diverged if question.endpoint == "diverged" else self.failed
+        return float(failed[[self.place[name] for name in arms]].mean())
+
+
+def effects(study: Study, records: pd.DataFrame, question: str, measure: str, design: str = "") -> pd.Series:
+    """Paired differences changed − reference of a measure, one per replicate (index), averaged over the question's
+    contrasts in the design; a pair with a failed run drops out, and a replicate without a pair is missing."""
+    if not len(records):
         return pd.Series(dtype=float)
-    for name in study.questions:
-        if name not in study.factorial and name != question and name in rows:
-            rows = rows[rows[name] != "changed"]
-    if question not in study.factorial:
-        rows = rows[(rows[factors] == "reference").all(axis=1)]
-    side = rows[question].where(rows[question] == "changed", "reference")
-    table = rows.assign(side=side).pivot(index=["replicate", *factors], columns="side", values=measure)
-    if not {"changed", "reference"} <= set(table.columns):
-        return pd.Series(dtype=float)
-    return (table["changed"] - table["reference"]).dropna().groupby("replicate").mean()
+    table = _Table(study, records, [measure], design)
+    return pd.Series(table.differences(question)[:, 0], index=table.replicates).dropna()
 
 
 def interaction(study: Study, records: pd.DataFrame, a: str, b: str, measure: str) -> pd.Series:
     """Half the difference of the effect of `a` between the settings of `b`, one per replicate (both factors)."""
-    rows = records[(records["status"] == "finished")]
-    rows = rows[rows[[n for n in study.questions if n not in study.factorial]].ne("changed").all(axis=1)]
-    parts = [effects(study, rows[rows[b] == level], a, measure) for level in ("changed", "reference")]
+    parts = [effects(study, records[records[b] == level], a, measure) for level in ("changed", "reference")]
     return ((parts[0] - parts[1]) / 2).dropna()
 
 
-def summary(study: Study, records: pd.DataFrame) -> pd.DataFrame:
-    """Every question on every endpoint: question, endpoint, the fields of Comparison, verdict ("" unless it is the
-    question's own endpoint).  Holm's correction holds over the questions within a family of endpoints."""
-    rows = []
-    for (name, q), (measure, e) in itertools.product(study.questions.items(), study.endpoints.items()):
-        rows.append({"question": name, "endpoint": measure, "family": e.family, "primary": q.endpoint == measure,
-                     **dataclasses.asdict(compare(effects(study, records, name, measure)))})  # fmt: skip
-    table = pd.DataFrame(rows)
-    table["p_holm"] = table.groupby("family")["p"].transform(lambda p: holm(p.to_numpy()))
-    names = [f.name for f in dataclasses.fields(Comparison)]
-    table["verdict"] = [
-        verdict(Comparison(**{n: row[n] for n in names}), study.questions[row.question].direction,
-                study.endpoints[row.endpoint].delta, failed_share(study, records, row.question))
-        if row.primary else "" for _, row in table.iterrows()
-    ]  # fmt: skip
-    return table
+def asked(study: Study, design: str = "") -> list[Question]:
+    """The questions of a design, in the order of the declaration."""
+    names = {c.question for c in plan(study, design)[1]}
+    return [q for q in study.questions.values() if q.name in names]
 
 
-def failed_share(study: Study, records: pd.DataFrame, question: str) -> float:
-    """Share of the runs behind a question that did not finish."""
-    rows = records if question in study.factorial else records[records[question].isin(["changed"])]
-    return float((rows["status"] != "finished").mean())
+def summary(study: Study, records: pd.DataFrame, design: str = "") -> pd.DataFrame:
+    """Every question of a design on every endpoint: question, endpoint, the fields of Comparison, the number of
+    questions that it is corrected for, verdict ("" unless it is the question's own endpoint).
+
+    Holm's correction holds within a family over the questions that are judged by one of its endpoints; the other
+    endpoints are read beside them and corrected among themselves.
+    """
+    table, rows = _Table(study, records, list(study.endpoints), design), []
+    for q in asked(study, design):
+        for (measure, e), d in zip(study.endpoints.items(), table.differences(q.name).T, strict=True):
+            if q.bound is None or measure == q.endpoint:
+                place = {"question": q.name, "endpoint": measure, "family": e.family, "primary": measure == q.endpoint}
+                rows.append(place | vars(compare(d[~np.isnan(d)])))
+    for corrected in {(row["family"], row["primary"]) for row in rows}:
+        together = [row for row in rows if (row["family"], row["primary"]) == corrected]
+        for row, p in zip(together, holm([row["p"] for row in together]), strict=True):
+            row |= {"p_holm": float(p), "corrected_for": len(together), "verdict": ""}
+    for row in (row for row in rows if row["primary"]):
+        q, c = study.questions[row["question"]], Comparison(**{name: row[name] for name in COMPARED})
+        delta = study.endpoints[row["endpoint"]].delta
+        words = verdict(c, q.direction, delta, table.failed_share(q), row["corrected_for"])
+        # beyond a bound nothing was changed that could do harm
+        row["verdict"] = "refuted" if q.bound is not None and words == "refuted: harmful" else words
+    return pd.DataFrame(rows)
 
 
 def interactions(study: Study, records: pd.DataFrame, question: str) -> pd.DataFrame:
-    """Interactions of a factor with the other factors on every endpoint, corrected together: other, endpoint, …"""
+    """Interactions of a factor with the other factors on the factors' endpoints, corrected together: other, …"""
+    measures = dict.fromkeys(study.questions[name].endpoint for name in study.factorial)
     rows = [
         {"other": other, "endpoint": measure,
          **dataclasses.asdict(compare(interaction(study, records, question, other, measure)))}
-        for other in study.factorial if other != question for measure in study.endpoints
+        for other in study.factorial if other != question for measure in measures
     ]  # fmt: skip
     table = pd.DataFrame(rows)
     return table.assign(p_holm=holm(table["p"].to_numpy()))
 
 
-def report(study: Study, budget: str) -> str:
-    """The verdict table as text, with what failed.  Raises StaleRecords when records are missing."""
-    records = load_records(study, budget)
-    table = summary(study, records)
-    lines = [f"{study.title}: {len(records)} runs, {records['replicate'].nunique()} replicates, budget {budget}", ""]
-    for _, row in table[table["primary"]].iterrows():
-        q, e = study.questions[row.question], study.endpoints[row.endpoint]
-        lines += [
-            f"{q.name}: {q.claim}",
-            f"  {row.verdict}",
-            f"  {e.name} {row.estimate:+.4f} [{row.low:+.4f}, {row.high:+.4f}], claimed "
-            f"{'up' if q.direction > 0 else 'down'}, matters from {e.delta:g}, Holm p {row.p_holm:.3g}, n={row.n}",
-        ]
-    failed = records[records["status"] != "finished"]
-    lines += ["", f"{len(failed)} runs failed"] + [f"  {row.id}: {row.error}" for _, row in failed.iterrows()]
-    if other := int((records["declaration"] != study.key).sum()):
+def steps(study: Study, records: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """The roadmap as a table: order (0 = as declared), step (0 = the start), label, arm, replicate, value."""
+    rows, order, step = [], -1, 0
+    for c in plan(study, "roadmap")[1]:
+        step += 1
+        if c.reference.name == "reference":
+            order, step = order + 1, 1
+            rows.append((order, 0, "reference", "reference"))
+        rows.append((order, step, c.question, c.changed.name))
+    places = pd.DataFrame(rows, columns=["order", "step", "label", "arm"])
+    return places.merge(records[["arm", "replicate", measure]].rename(columns={measure: "value"}), on="arm")
+
+
+# --- controls --------------------------------------------------------------------------------------------------------
+
+
+def control_table(study: Study, records: pd.DataFrame) -> pd.DataFrame:
+    """Every control: control, claim, wanted, seen, n, holds.  A control with a failed run does not hold."""
+    rows, reference = [], records[records["arm"] == "reference"]
+    for c in plan(study, "controls")[1]:
+        control, arm = study.controls[c.question], records[records["arm"] == c.changed.name]
+        wanted, seen, holds = _held(control, arm, reference)
+        complete = bool((arm["status"] == "finished").all())
+        rows.append((control.name, control.claim, wanted, seen, len(arm), holds and complete))
+    return pd.DataFrame(rows, columns=["control", "claim", "wanted", "seen", "n", "holds"])
+
+
+def _held(control: Control, arm: pd.DataFrame, reference: pd.DataFrame) -> tuple[str, str, bool]:
+    if control.between is None:
+        a, b = (side.drop(columns=HOST, errors="ignore").sort_values("replicate") for side in (arm, reference))
+        different = [n for n in a if not (a[n].reset_index(drop=True)).equals(b[n].reset_index(drop=True))]
+        return "every number of the reference", f"measures that differ: {len(different)}", not different
+    low, high = control.between
+    mean = arm[control.measure].mean()
+    return f"{control.measure} from {low:g} to {high:g}", f"{control.measure} {mean:.3g}", bool(low <= mean <= high)
+
+
+# --- reports ---------------------------------------------------------------------------------------------------------
+
+
+def report(study: Study, budget: str = "", design: str = "") -> str:
+    """The verdicts of a design as text, with what failed.  Raises StaleRecords when records are missing."""
+    design = study.design(design).name
+    records = load_records(study, budget, design)
+    budget = budget or study.design(design).budget
+    runs = records.drop_duplicates("id")
+    lines = [f"{study.title}: design {design}, {len(runs)} runs, {records['replicate'].nunique()} replicates, "
+             f"budget {budget}", ""]  # fmt: skip
+    if design == "controls":
+        for row in control_table(study, records).itertuples():
+            state = "holds" if row.holds else "DOES NOT HOLD"
+            lines += [f"{row.control}: {row.claim}", f"  {state}: wanted {row.wanted}, seen {row.seen}, n={row.n}"]
+    else:
+        table = summary(study, records, design)
+        for row in table[table["primary"]].itertuples():
+            q, e = study.questions[row.question], study.endpoints[row.endpoint]
+            against = "" if q.bound is None else f" beyond {q.bound:g}"
+            lines += [
+                f"{q.name}: {q.claim}",
+                f"  {row.verdict}",
+                f"  {e.name} {row.estimate:+.4f} [{row.low:+.4f}, {row.high:+.4f}]{against}, claimed "
+                f"{'up' if q.direction > 0 else 'down'}, matters from {e.delta:g}, Holm p {row.p_holm:.3g}, n={row.n}",
+            ]
+    failed = runs[runs["status"] != "finished"]
+    lines += ["", f"{len(failed)} runs failed"] + [f"  {row.id}: {row.error}" for row in failed.itertuples()]
+    if other := int((runs["declaration"] != study.key).sum()):
         lines.append(f"{other} runs were made before the declaration was last changed")
     return "\n".join(lines)
 
 
-def status(study: Study, budget: str) -> pd.DataFrame:
+def status(study: Study, budget: str = "", design: str = "") -> pd.DataFrame:
     """Number of runs per arm that are finished, failed or missing on this machine."""
-    local = local_records(study, budget)
+    local = local_records(study, budget, design)
     state = dict(zip(local["id"], local["status"], strict=True)) if len(local) else {}
-    rows = [
-        {"arm": spec.name.rpartition(", ")[0], "state": state.get(spec.id, "missing")} for spec in expand(study, budget)
-    ]
-    return pd.crosstab(*(pd.DataFrame(rows)[c] for c in ("arm", "state"))).reset_index()
+    rows = [(spec.arm.name, state.get(spec.id, "missing")) for spec in expand(study, budget, design)]
+    return pd.crosstab(*zip(*rows, strict=True), rownames=["arm"], colnames=["state"]).reset_index()

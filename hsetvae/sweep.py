@@ -27,13 +27,12 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
 from . import __version__
-from .config import PRESETS, UserError, nearest
-from .declaration import Spec, Study, expand
+from .config import PRESETS, Config, UserError, nearest
+from .declaration import Study
+from .designs import Spec, expand
 from .files import write_atomically
 from .progress import Progress
-from .study import runs_folder
-
-DIVERGED = "TrainingDiverged"  # such a failure is a result: it would come back, so it is not run again
+from .study import DIVERGED, runs_folder
 
 
 class WarmKernel(NBClientEngine):
@@ -74,19 +73,21 @@ KERNEL_THREAD = ThreadPoolExecutor(max_workers=1)  # a kernel that stays belongs
 # --- one run ---------------------------------------------------------------------------------------------------------
 
 
-def job_of(study: Study, spec: Spec, budget: str, known: set[str]) -> dict[str, Any]:
+def job_of(study: Study, spec: Spec, known: set[str]) -> dict[str, Any]:
     """Everything a worker needs to execute one run, as plain values; paths are absolute.
 
     `known` are the parameters of the notebook; UserError when it lacks one that is needed.
     """
     settings = {name: new for name, (new, _) in spec.config.differences(PRESETS[study.preset]).items()}
-    data = spec.data["source"]
+    files = {name: spec.data[name] for name in ("source", "outcomes") if name in spec.data}
+    files = {name: f if f == "simulated" else str((study.folder / f).resolve()) for name, f in files.items()}
     parameters = {
         "preset": study.preset,
         "replicate": spec.replicate,
-        "data": data if data == "simulated" else str(study.folder / data),
-        "stays": spec.data.get("stays", 1000),
-        "out": str((runs_folder(study, budget) / spec.id).resolve()),
+        "data": files["source"],
+        **{name: f for name, f in files.items() if name == "outcomes"},
+        **{name: spec.data[name] for name in ("stays", "labels") if name in spec.data},
+        "out": str((runs_folder(study) / spec.id).resolve()),
         **{name: value for name, value in settings.items() if name in known},
         "more": {name: value for name, value in settings.items() if name not in known},
     }
@@ -97,9 +98,9 @@ def job_of(study: Study, spec: Spec, budget: str, known: set[str]) -> dict[str, 
         )
     facts = {
         "id": spec.id,
-        **{name: spec.arm.get(name, "reference") for name in study.questions},
+        "arm": spec.arm.name,
         "replicate": spec.replicate,
-        "changes": json.dumps(spec.changes),
+        "changes": json.dumps(spec.arm.settings),
         "declaration": study.key,
     }
     return {"notebook": str(study.notebook), "parameters": parameters, "facts": facts, "name": spec.name}
@@ -125,7 +126,7 @@ def execute(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _record(folder: Path) -> dict[str, Any] | None:
-    """The record of a run that need not run again: a finished one, or one that diverged."""
+    """The record of a run that need not run again: a finished one, or one that diverged and would diverge again."""
     path = folder / "record.json"
     if not path.exists():
         return None
@@ -163,14 +164,51 @@ def _last_line(problem: Exception) -> str:
 # --- all runs --------------------------------------------------------------------------------------------------------
 
 
-def run_study(study: Study, budget: str, workers: int, scheduler: str | None = None, progress: bool = True) -> int:
-    """Run every run of the budget that is not finished; returns how many failed.
+def jobs_of(study: Study, budget: str = "", design: str = "", index: int | None = None) -> list[dict[str, Any]]:
+    """The jobs of a design, or the one at `index`; arms that are the same run share a job."""
+    known, specs = set(inspect_notebook(study.notebook)), expand(study, budget, design)
+    if index is not None:
+        if not 0 <= index < len(specs):
+            raise UserError(f"there is no run {index}: this design and budget have runs 0 to {len(specs) - 1}")
+        specs = [specs[index]]
+    return list({spec.id: job_of(study, spec, known) for spec in specs}.values())
+
+
+def describe_run(study: Study, budget: str, design: str, index: int) -> str:
+    """What the run at an index is: arm, replicate, id, state, settings, and the commands that make it."""
+    (job,) = jobs_of(study, budget, design, index)
+    spec, record = expand(study, budget, design)[index], _record(Path(job["parameters"]["out"]))
+    design, budget = study.design(design).name, budget or study.design(design).budget
+    options = {"source": "--data", "outcomes": "--outcomes"} if study.elsewhere else {}
+    where = "".join(f" {options[name]} {file}" for name, file in spec.data.items() if name in options)
+    lines = [
+        f"run {index} of design {design}, budget {budget}: {spec.name}",
+        f"id        {spec.id}",
+        f"state     {record['status'] if record else 'missing'}",
+        f"changes   {json.dumps(spec.arm.settings)}" + (f", labels {spec.arm.labels}" if "labels" in spec.data else ""),
+        f"common    {json.dumps({n: v for n, (v, _) in study.config(design, budget).differences(Config()).items()})}",
+        f"data      {json.dumps(spec.data)}",
+        f"make it   hsetvae study run --design {design} --budget {budget} --index {index}{where}",
+        f"or        papermill {study.notebook.name} out.ipynb -y '{json.dumps(job['parameters'])}'",
+    ]
+    return "\n".join(lines)
+
+
+def run_study(
+    study: Study,
+    budget: str,
+    workers: int,
+    scheduler: str | None = None,
+    progress: bool = True,
+    design: str = "",
+    index: int | None = None,
+) -> int:
+    """Run every run of a design (or the one at `index`) that is not finished; returns how many failed.
 
     `workers` processes with cores ÷ workers threads each, or the Dask cluster at `scheduler` (tcp://host:port), whose
     workers see this folder and have hsetvae installed.  Safe to interrupt and to call again.
     """
-    known = set(inspect_notebook(study.notebook))
-    jobs = [job_of(study, spec, budget, known) for spec in expand(study, budget)]
+    jobs = jobs_of(study, budget, design, index)
     open_jobs = [job for job in jobs if _record(Path(job["parameters"]["out"])) is None]
     if open_jobs:
         # before any worker starts: two processes with default threads each are ten times slower than with one each

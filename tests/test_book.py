@@ -10,7 +10,13 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-SLOW = ["training*", "collapse*", "patient*", "comparing*"]  # pages that `make book` executes and this test does not
+SLOW = [
+    "training*",
+    "collapse*",
+    "patient*",
+    "comparing*",
+    "adding*",
+]  # pages that `make book` executes and this test does not
 
 
 def copy_book(folder: Path) -> Path:

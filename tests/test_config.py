@@ -91,3 +91,17 @@ def test_streams_are_named_stable_and_apart():
     assert len({stream(s, n) for s in range(20) for n in ("split", "init", "latent")}) == 60
     assert all(0 <= stream(s, "x") < 2**63 for s in range(50))
     assert re.fullmatch(r"[0-9a-f]{16}", BASELINE.key())
+
+
+def test_a_function_in_a_settings_dictionary_is_a_new_choice_and_the_literal_needs_no_edit(monkeypatch):
+    from hsetvae.history import POOLINGS
+
+    with pytest.raises(UserError, match="pooling = 'unlike' is not one of mean, last, dot, dot_unscaled, query"):
+        BASELINE.but(pooling="unlike")
+    monkeypatch.setitem(POOLINGS, "unlike", POOLINGS["mean"])
+    assert BASELINE.but(pooling="unlike").pooling == "unlike"
+    assert parse_settings(["pooling=unlike"]) == {"pooling": "unlike"}
+    kinds = {name: kind for name, kind, *_ in Config.describe()}
+    assert kinds["pooling"] == "mean | last | dot | dot_unscaled | query | unlike"
+    with pytest.raises(UserError, match='did you mean "unlike"'):
+        BASELINE.but(pooling="unlik")

@@ -92,6 +92,28 @@ def test_a_collapsed_posterior_has_no_active_unit_and_a_sharp_one_has_all():
     assert active_units(rng.standard_normal((1000, 16))) == 16
 
 
+def test_every_instrument_tells_a_dead_posterior_from_a_sharp_one():
+    rng, N, Z = np.random.default_rng(0), 1000, 8
+    means = rng.standard_normal((N, Z))
+    for alive, sigma in ((0, 1.0), (Z, 0.05)):
+        mu = means * (alive > 0) * math.sqrt(1 - sigma**2)  # the aggregate of the posteriors is the prior
+        logvar = np.full((N, Z), 2 * math.log(sigma))
+        kl = 0.5 * (mu**2 + np.exp(logvar) - 1 - logvar)
+        z = mu + sigma * rng.standard_normal((N, Z))
+        assert active_units(mu) == alive and collapsed(kl).sum() == Z - alive
+        assert floor_shares(kl, 0.2) == ((1.0, 0.0) if alive == 0 else (0.0, 0.0))
+        assert mutual_information(z, mu, logvar) == pytest.approx(0.0 if alive == 0 else math.log(N), abs=1e-6)
+
+
+@given(seed=st.integers(0, 10**6), n=st.integers(2, 60), scale=st.floats(0, 30), spread=st.floats(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_no_posterior_has_more_information_than_the_logarithm_of_the_number_of_sets(seed, n, scale, spread):
+    rng = np.random.default_rng(seed)
+    mu, logvar = scale * rng.standard_normal((n, 3)), spread * rng.standard_normal((n, 3))
+    z = mu + np.exp(0.5 * logvar) * rng.standard_normal((n, 3))
+    assert mutual_information(z, mu, logvar) <= math.log(n) + 1e-9
+
+
 @given(offset=st.floats(-1e6, 1e6), alive=st.integers(0, 8))
 @settings(max_examples=30, deadline=None)
 def test_active_units_do_not_depend_on_where_the_means_lie(offset, alive):

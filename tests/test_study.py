@@ -14,7 +14,9 @@ import pandas as pd
 import pytest
 
 from hsetvae.config import UserError
-from hsetvae.declaration import code_hash, expand, load_study
+from hsetvae.declaration import load_study
+from hsetvae.designs import code_hash, expand
+from hsetvae.simulate import simulate
 from hsetvae.study import (
     StaleRecords,
     effects,
@@ -26,41 +28,39 @@ from hsetvae.study import (
     runs_folder,
     summary,
 )
-from hsetvae.sweep import run_study
+from hsetvae.sweep import describe_run, run_study
 
 ABLATIONS = Path(__file__).resolve().parents[1] / "ablations"
 
 
+DECLARED = load_study(ABLATIONS / "study.toml")
+
+
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """The declared study with two factors, in a folder of its own."""
+    """The declared study with two crossed factors, in a folder of its own."""
     text = (ABLATIONS / "study.toml").read_text()
-    text = text.replace('["beta", "position", "pooling", "clipping"]', '["beta", "pooling"]')
-    for name in ("position", "clipping"):  # no factor any more
-        text = text.replace(f"[questions.{name}]", f"[unused.{name}]")
-    (tmp_path / "study.toml").write_text(text)
+    (tmp_path / "study.toml").write_text(
+        text.replace('["beta", "position", "pooling", "clipping"]', '["beta", "pooling"]')
+    )
     shutil.copy(ABLATIONS / "run.ipynb", tmp_path)
     monkeypatch.delenv("HSETVAE_RUNS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return load_study(tmp_path / "study.toml")
 
 
-def made_up(study, effect, budget="standard"):
-    """Records in which `changed` beta adds `effect` to every measure, more so with changed pooling."""
+def made_up(study, effect):
+    """Records of the factorial in which `changed` beta adds `effect` to every measure, more so with changed pooling."""
     rows = []
-    for spec in expand(study, budget):
-        noise = np.random.default_rng([spec.replicate, len(spec.changes)]).normal(0, 1e-3)
-        both = spec.arm == {"beta": "changed", "pooling": "changed"}
-        value = spec.replicate + effect * (spec.arm["beta"] == "changed") + 0.2 * both + noise
-        rows.append({"id": spec.id, **spec.arm, "replicate": spec.replicate, "status": "finished", "error": "",
+    for spec in expand(study):
+        noise = np.random.default_rng([spec.replicate, len(spec.arm.settings)]).normal(0, 1e-3)
+        beta, both = "beta" in spec.arm.name, spec.arm.name == "beta + pooling"
+        value = spec.replicate + effect * beta + 0.2 * both + noise
+        rows.append({"id": spec.id, "arm": spec.arm.name, "beta": "changed" if beta else "reference",
+                     "pooling": "changed" if "pooling" in spec.arm.name else "reference",
+                     "replicate": spec.replicate, "status": "finished", "error": "",
                      "declaration": study.key, **dict.fromkeys(study.endpoints, value)})  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def test_the_declared_study_crosses_four_factors_in_at_least_eight_replicates():
-    specs = expand(load_study(ABLATIONS / "study.toml"), "standard")
-    assert len({json.dumps(spec.arm) for spec in specs}) == 16
-    assert len(specs) >= 16 * 8 and len({spec.id for spec in specs}) == len(specs)
 
 
 def test_effects_are_paired_and_averaged_over_the_other_factor(study):
@@ -76,22 +76,53 @@ def test_verdicts_follow_from_the_records_and_failed_runs_count(study):
     records = made_up(study, effect=0.5)
     found = summary(study, records).query("primary").set_index("question")["verdict"]
     assert found["beta"] == "supported"
+    few = records.assign(status=["failed"] * 6 + ["finished"] * (len(records) - 6))
+    found = summary(study, few).query("primary").set_index("question")["verdict"]
+    assert found["beta"] == "supported", "19 % may fail"
     broken = records.assign(status=["failed"] * 10 + ["finished"] * (len(records) - 10))
     found = summary(study, broken).query("primary").set_index("question")["verdict"]
     assert found["beta"].startswith("not evaluable: 31% of the runs failed")
 
 
-def test_an_arm_of_ones_own_is_compared_with_the_reference_only(study):
+def test_a_pair_with_a_failed_run_drops_out():
+    values = {"reference": [1.0, 2.0, np.nan], "clamp": [1.5, np.nan, 3.0]}
+    rows = [
+        {"arm": arm, "replicate": r, "mi": x, "status": "finished" if x == x else "failed"}
+        for arm, column in values.items()
+        for r, x in enumerate(column)
+    ]
+    d = effects(DECLARED, pd.DataFrame(rows), "clamp", "mi", "add")
+    assert d.to_dict() == {0: 0.5}
+
+
+def test_divergence_is_a_result_where_it_is_asked_for_and_a_failure_elsewhere():
+    rows = [{"arm": arm, "replicate": r, "status": "failed" if arm == "no_clipping" else "finished", "error": "",
+             "diverged": float(arm == "no_clipping"), **dict.fromkeys(set(DECLARED.endpoints) - {"diverged"}, 0.1 * r)}
+            for arm in ("reference", "no_clipping", "index_only") for r in range(10)]  # fmt: skip
+    table = summary(DECLARED, pd.DataFrame(rows), "add").query("primary").set_index("question")
+    assert table.loc["no_clipping", "verdict"] == "supported" and table.loc["no_clipping", "estimate"] == 1
+    assert table.loc["index_only", "verdict"] == "refuted: negligible"
+    assert table.loc["beta", "verdict"].startswith("not evaluable")
+
+
+def test_a_bound_takes_the_place_of_a_reference():
+    for level, words in ((0.3, "supported"), (0.7, "refuted")):
+        rows = [{"arm": "reference", "replicate": r, "status": "finished", "au_ratio": level + r / 100}
+                for r in range(10)]  # fmt: skip
+        table = summary(DECLARED, pd.DataFrame(rows), "add").query("question == 'dead_units'")
+        assert table["verdict"].tolist() == [words]
+        assert table["estimate"].item() == pytest.approx(level + 0.045 - 0.5)
+
+
+def test_an_arm_of_ones_own_is_one_entry_and_nothing_else_runs_again(study):
     path = study.folder / "study.toml"
-    own = '\n[questions.mine]\nclaim = "x"\nendpoint = "auroc"\ndirection = 1\nwhy = "y"\nchanged = {head = "mlp"}\n'
-    path.write_text(path.read_text() + own)
+    old = {spec.id for design in study.designs for spec in expand(study, "", design)}
+    own = "claim = 'x'\nendpoint = 'auroc'\ndirection = 1\nexpected = 0\nwhy = 'y'\nchanged = {layers = 1}\n"
+    path.write_text(f"{path.read_text()}\n[questions.mine]\n{own}")
     mine = load_study(path)
-    specs = [spec for spec in expand(mine, "standard") if spec.arm.get("mine") == "changed"]
-    assert len(specs) == 8 and all(spec.changes == {"head": "mlp"} for spec in specs)
-    old = {spec.id for spec in expand(study, "standard")}
-    assert old == {spec.id for spec in expand(mine, "standard")} - {spec.id for spec in specs}, (
-        "nothing else runs again"
-    )
+    new = {spec.id: spec for design in mine.designs for spec in expand(mine, "", design) if spec.id not in old}
+    assert len(new) == 10 and all(spec.arm.settings == {"layers": 1} for spec in new.values())
+    assert old < {spec.id for design in mine.designs for spec in expand(mine, "", design)}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +131,12 @@ def test_an_arm_of_ones_own_is_compared_with_the_reference_only(study):
         ('endpoint = "au_ratio"', 'endpoint = "au_ration"', 'unknown endpoint "au_ration"; did you mean "au_ratio"'),
         ("latent = 8", "latnt = 8", 'unknown setting "latnt"; did you mean "latent"'),
         ("changed = {beta = 0.1}", "changed = {beat = 0.1}", "the same settings in `reference` and `changed`"),
+        ('changed = {head = "mlp"}', 'changed = {head = "mpl"}', "[questions.head]: setting head = 'mpl' is not one"),
+        ("expected = 1", "expected = 3", "expected must be 1, 0 or -1"),
+        ('changed = "improved"', 'changed = "better"', 'preset "better" is not one of'),
+        ('path = [\n  "beta",', 'path = [\n  "betta",', 'path names "betta"'),
+        ("[designs.add]", "[designs.add]\nbudgets = 1", 'unknown key "budgets"; did you mean "budget"'),
+        ('budget = "register"', 'budget = "registre"', 'no budget "registre"; did you mean "register"'),
         ("direction = 1", "direction = 2", "direction must be 1 or -1"),
         ("delta = 0.005", "delta = 0.0", "delta must be above 0"),
         ('claim = "A KL', 'clam = "A KL', 'unknown key "clam"; did you mean "claim"'),
@@ -138,7 +175,7 @@ def test_a_renamed_parameter_of_the_notebook_is_refused_before_anything_runs(stu
     code_hash.cache_clear()
     with pytest.raises(UserError, match=r'no parameter "replicate"; did you mean "replicates"'):
         run_study(study, "smoke", workers=1, progress=False)
-    assert not runs_folder(study, "smoke").exists()
+    assert not runs_folder(study).exists()
 
 
 def test_published_records_of_other_code_are_stale(study):
@@ -149,10 +186,67 @@ def test_published_records_of_other_code_are_stale(study):
         load_records(study, "standard")
 
 
+OWN = """
+title = "Own data"
+preset = "baseline"
+data = {source = "events.csv", outcomes = "outcomes.csv"}
+settings = {width = 16, feedforward = 16, latent = 4, epochs = 1, pretrain_epochs = 0}
+budgets = {tiny = {replicates = 1}}
+designs = {add = {budget = "tiny"}}
+
+[endpoints.auroc]
+family = "prediction"
+delta = 0.005
+unit = "AUROC"
+text = "ranking"
+
+[questions.head]
+claim = "A larger head helps"
+endpoint = "auroc"
+direction = 1
+expected = 0
+why = "Why not"
+changed = {head = "mlp"}
+"""
+
+
+def test_a_study_runs_on_a_table_of_ones_own(tmp_path, monkeypatch):
+    cohort = simulate(60, seed=4).cohort
+    stay = np.repeat(np.repeat(cohort.stays, np.diff(cohort.first_set)), np.diff(cohort.first_event))
+    variable = np.array(cohort.variables)[cohort.variable]
+    hours = np.repeat(cohort.hours, np.diff(cohort.first_event))
+    events = pd.DataFrame({"stay": stay, "hours": hours, "variable": variable, "value": cohort.value})
+    outcomes = pd.DataFrame({"stay": cohort.stays, "outcome": cohort.outcome})
+    (tmp_path / "study.toml").write_text(OWN)
+    shutil.copy(ABLATIONS / "run.ipynb", tmp_path)
+    own = load_study(tmp_path / "study.toml")
+    with pytest.raises(UserError, match=r"the study's data .*events.csv does not exist"):
+        expand(own)
+    events.to_csv(tmp_path / "events.csv", index=False)
+    outcomes.to_csv(tmp_path / "outcomes.csv", index=False)
+    monkeypatch.delenv("HSETVAE_RUNS", raising=False)
+    assert run_study(own, "", workers=1, progress=False, index=1) == 0
+    (record,) = local_records(own).to_dict("records")
+    assert record["arm"] == "head" and record["n"] == 12 and "auroc_of_truth" not in record
+    before = [spec.id for spec in expand(own)]
+    outcomes.assign(outcome=1 - outcomes["outcome"]).to_csv(tmp_path / "outcomes.csv", index=False)
+    assert not set(before) & {spec.id for spec in expand(own)}, "other data are other runs"
+
+    outcomes.to_csv(tmp_path / "outcomes.csv", index=False)
+    declared = load_study(ABLATIONS / "study.toml", str(tmp_path / "events.csv"), tmp_path / "outcomes.csv")
+    ids = {spec.id for spec in expand(declared)}
+    assert not ids & {spec.id for spec in expand(load_study(ABLATIONS / "study.toml"))}
+    (tmp_path / "moved").mkdir()
+    files = [shutil.move(tmp_path / name, tmp_path / "moved" / name) for name in ("events.csv", "outcomes.csv")]
+    moved = load_study(ABLATIONS / "study.toml", *map(str, files))
+    assert f" --data {files[0]} --outcomes {files[1]}" in describe_run(moved, "", "", 3)
+    assert ids == {spec.id for spec in expand(moved)}, "a run is known by what is in the files, not by where they lie"
+
+
 SUITE = """
 import sys
 from hsetvae.declaration import load_study
-from hsetvae.sweep import run_study
+from hsetvae.sweep import describe_run, run_study
 if __name__ == "__main__":
     sys.exit(run_study(load_study(sys.argv[1]), "smoke", workers=2, progress=False))
 """

@@ -31,14 +31,15 @@ LAYERS = [
     {"attention", "files", "measures", "optim", "progress", "scores", "statistics", "plots"},
     {"data", "download"},
     {"events", "setvae", "history", "decoders", "baselines"},
-    {"simulate", "physionet", "model"},
+    {"simulate", "physionet", "controls", "model"},
     {"objective", "runs"},
     {"evaluate"},
     {"generate", "observe", "train"},
     {"diagnostics"},
     {"advice", "declaration"},
-    {"report", "study"},
-    {"sweep"},
+    {"report", "designs"},
+    {"study"},
+    {"sweep", "verdicts"},
     {"api", "cli"},
 ]
 

@@ -1,0 +1,141 @@
+"""The pages of the whole register: tables and figures from the declaration and the records of its designs."""
+
+from __future__ import annotations
+
+import functools
+import html
+
+import pandas as pd
+from bookkit import STUDY, box, picture, provenance, settings_text, signed, table
+from IPython.display import HTML, display
+
+from hsetvae import plots
+from hsetvae.declaration import Study
+from hsetvae.designs import plan
+from hsetvae.statistics import compare
+from hsetvae.study import StaleRecords, asked, control_table, effects, load_records, steps, summary
+
+WORDS = {1: "up", 0: "no difference", -1: "down"}
+
+
+@functools.cache
+def records(design: str) -> pd.DataFrame | None:
+    """The records of a design; None where they are not of the present code."""
+    try:
+        return load_records(STUDY, design=design)
+    except StaleRecords:
+        return None
+
+
+def complete(*designs: str) -> bool:
+    """Whether all these designs have records; if not, the page says what makes them."""
+    missing = [name for name in designs if records(name) is None]
+    if missing:
+        commands = "<br>".join(f"<code>hsetvae study run --design {name}</code>" for name in missing)
+        box("No results are shown", f"<p>The present code and declaration have no complete records of: "
+            f"{', '.join(missing)}. These commands make them:<br>{commands}</p>", "warning")  # fmt: skip
+    return not missing
+
+
+def designs() -> None:
+    """What each design holds and costs."""
+    rows = []
+    for name, design in STUDY.designs.items():
+        arms, contrasts = plan(STUDY, name)
+        replicates = STUDY.budgets[design.budget]["replicates"]
+        rows.append({"design": name, "arms": len(arms), "comparisons": len(contrasts), "budget": design.budget,
+                     "replicates": replicates, "runs": len(arms) * replicates})  # fmt: skip
+    table(rows)
+
+
+def register() -> None:
+    """Every question as it was declared: claim, reason, prediction."""
+    for endpoint in STUDY.endpoints.values():
+        questions = [q for q in STUDY.questions.values() if q.endpoint == endpoint.name]
+        if questions:
+            display(HTML(f"<h3>{html.escape(endpoint.name)}: {html.escape(endpoint.text)}</h3>"))
+            table([
+                {"question": q.name, "ledger": " ".join(q.ledger), "claim": q.claim,
+                 "settings": settings_text(q.changed) if len(q.changed) < 5 else "all of improved",
+                 "claimed": WORDS[q.direction], "expected": WORDS[q.expected], "why": q.why} for q in questions
+            ])  # fmt: skip
+
+
+def controls() -> None:
+    if complete("controls"):
+        found = control_table(STUDY, records("controls"))
+        table(found.assign(holds=found["holds"].map({True: "holds", False: "DOES NOT HOLD"})))
+
+
+def forests(study: Study = STUDY, design: str = "add", rows: pd.DataFrame | None = None) -> None:
+    """For each endpoint the effects of the questions that it judges, every replicate visible."""
+    if rows is None and not complete(design):
+        return
+    found = records(design) if rows is None else rows
+    judged = summary(study, found, design).query("primary and n > 0").assign(label=lambda t: t["question"])
+    for endpoint, part in judged.groupby("endpoint", sort=False):
+        part, e = part.sort_values("estimate", ascending=False), study.endpoints[endpoint]
+        dots = pd.concat([
+            pd.DataFrame({"label": name, "difference": effects(study, found, name, endpoint, design)})
+            for name in part["question"]
+        ])  # fmt: skip
+        alt = "; ".join(f"{row.question}: {signed(row)}, {row.verdict}" for row in part.itertuples())
+        picture(plots.forest(part, dots, e.delta, e.unit), f"Effects on {endpoint}. {alt}",
+                f"What each question changes in {endpoint} ({e.text}); n = {part['n'].max()} replicates.")  # fmt: skip
+
+
+def verdict_table(study: Study = STUDY, design: str = "add", rows: pd.DataFrame | None = None) -> None:
+    """Verdict, effect and prediction of every question of a design."""
+    if rows is None and not complete(design):
+        return
+    found = summary(study, records(design) if rows is None else rows, design).query("primary")
+    table([
+        {"question": row.question, "verdict": row.verdict, "endpoint": row.endpoint, "difference [95 %]": signed(row),
+         "p (Holm)": f"{row.p_holm:.3g}", "claimed": WORDS[study.questions[row.question].direction],
+         "expected": WORDS[study.questions[row.question].expected], "n": row.n} for row in found.itertuples()
+    ])  # fmt: skip
+
+
+def mechanisms() -> None:
+    """For each question the measures that should move if its explanation holds."""
+    if complete("add"):
+        found, rows = records("add"), []
+        for q in asked(STUDY, "add"):
+            for measure in q.mechanism if q.bound is None else ():
+                row = pd.Series(vars(compare(effects(STUDY, found, q.name, measure, "add").to_numpy())))
+                rows.append({"question": q.name, "measure": measure, "difference [95 %]": signed(row)})
+        table(rows)
+
+
+def survival() -> None:
+    """The same steps in three surroundings: alone, taken out of the whole, and on the road (mean over the orders)."""
+    kinds = ("add", "leave", "roadmap")
+    if complete(*kinds):
+        rows = []
+        for q in (STUDY.questions[name] for name in STUDY.path):
+            row = {"step": q.name, "endpoint": q.endpoint}
+            for kind in kinds:
+                d = effects(STUDY, records(kind), q.name, q.endpoint, kind)
+                row[kind] = signed(pd.Series(vars(compare(d.to_numpy()))))
+            rows.append(row)
+        table(rows)
+
+
+def roadmap(measure: str) -> None:
+    if complete("roadmap"):
+        found, e = steps(STUDY, records("roadmap"), measure), STUDY.endpoints[measure]
+        mean, n = found[found["order"] == 0].groupby(["step", "label"])["value"].mean(), found["replicate"].nunique()
+        alt = "; ".join(f"{label}: {value:.3g}" for (_, label), value in mean.items())
+        picture(plots.roadmap(found, f"{measure} ({e.unit})"), f"{measure} along the roadmap. {alt}",
+                f"{measure} after each step from baseline to improved; n = {n} replicates.")  # fmt: skip
+
+
+def register_provenance() -> None:
+    """Version, dates and duration of the runs behind the register."""
+    found = [r for name in STUDY.designs if (r := records(name)) is not None]
+    if not found:
+        return provenance()
+    r = pd.concat(found).drop_duplicates("id")
+    versions = ", ".join(sorted(r["hsetvae"].unique()))
+    provenance(f"{len(r)} runs, made {r['date'].min()} to {r['date'].max()} with hsetvae {versions}, "
+               f"{r['seconds'].sum() / 3600:.1f} hours. Page built")  # fmt: skip

@@ -1,0 +1,211 @@
+"""Designs: which arms a study runs and what is compared with what; arms × replicates -> runs with a content hash.
+
+A design is a pure function of the declaration.  Arms with the same settings are one arm, and runs with the same
+settings, data, replicate and code are one run, whichever designs ask for them.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .config import Config, UserError, nearest, stream
+from .declaration import Design, Question, Study, content_hash
+
+# What decides the numbers of a run.  A changed comment or docstring changes nothing, a changed line of code does.
+CODE = (
+    "attention config controls data decoders diagnostics evaluate events history measures model objective observe "
+    "optim runs scores setvae simulate train"
+).split()
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A name, the settings in which the arm differs from its design's common ones, and its labels (see `controls`)."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    labels: str = "true"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A question (or control) asked of two arms; without a `reference` the question's bound takes its place."""
+
+    question: str
+    changed: Arm
+    reference: Arm | None
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One run: an arm in a replicate, the whole configuration, the data, and the hash of all of it."""
+
+    id: str
+    arm: Arm
+    replicate: int
+    config: Config
+    data: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm.name}, replicate {self.replicate}"
+
+
+# --- designs: declaration -> contrasts -------------------------------------------------------------------------------
+
+
+def _merged(questions: Iterable[Question], side: str) -> dict[str, Any]:
+    return {name: value for q in questions for name, value in getattr(q, side).items()}
+
+
+def factorial(study: Study, design: Design) -> Iterator[Contrast]:
+    """All combinations of the factors; each effect is seen at every combination of the other factors."""
+    factors = [study.questions[name] for name in study.factorial]
+
+    def arm(on: list[Question]) -> Arm:
+        return Arm(
+            " + ".join(q.name for q in on) or "reference", _merged(factors, "reference") | _merged(on, "changed")
+        )
+
+    for levels in itertools.product((False, True), repeat=len(factors)):
+        on = [q for q, level in zip(factors, levels, strict=True) if level]
+        for q in on:
+            yield Contrast(q.name, arm(on), arm([other for other in on if other is not q]))
+
+
+def add_one_in(study: Study, design: Design) -> Iterator[Contrast]:
+    """Every question alone, against the preset with the question's own reference settings, or against its bound."""
+    for q in study.questions.values():
+        reference = Arm(f"reference of {q.name}", q.reference)
+        yield Contrast(q.name, Arm(q.name, q.reference | q.changed), reference if q.bound is None else None)
+
+
+def leave_one_out(study: Study, design: Design) -> Iterator[Contrast]:
+    """The whole path against the path without one of its steps."""
+    path = [study.questions[name] for name in study.path]
+    whole = Arm("whole path", _merged(path, "changed"))
+    for q in path:
+        yield Contrast(q.name, whole, Arm(f"without {q.name}", whole.settings | q.reference))
+
+
+def roadmap(study: Study, design: Design) -> Iterator[Contrast]:
+    """The steps of the path one by one, in the declared order and in random ones; each against the one before."""
+    rng = np.random.default_rng(stream(design.seed, "roadmap"))
+    orders = {"declared order": list(study.path)}
+    orders |= {f"random order {k + 1}": rng.permutation(study.path).tolist() for k in range(design.random_orders)}
+    start = _merged((study.questions[name] for name in study.path), "reference")
+    for title, order in orders.items():
+        before = Arm("reference", start)
+        for k, name in enumerate(order, 1):
+            after = Arm(f"{title}, step {k}: {name}", before.settings | study.questions[name].changed)
+            yield Contrast(name, after, before)
+            before = after
+
+
+def controls(study: Study, design: Design) -> Iterator[Contrast]:
+    """Arms whose answers are known, beside the reference."""
+    for c in study.controls.values():
+        yield Contrast(c.name, Arm(c.name, c.changed, c.labels), Arm("reference"))
+
+
+DESIGNS = {
+    "factorial": factorial, "add": add_one_in, "leave": leave_one_out, "roadmap": roadmap, "controls": controls
+}  # fmt: skip
+
+
+@functools.lru_cache(maxsize=64)
+def plan(study: Study, design: str = "") -> tuple[tuple[Arm, ...], tuple[Contrast, ...]]:
+    """The arms of a design, each once, and its contrasts, both in order.
+
+    Raises UserError for an unknown design and for a question that changes nothing.
+    """
+    declared = study.design(design)
+    if declared.name not in DESIGNS:
+        raise UserError(f'no design is called "{declared.name}"{nearest(declared.name, DESIGNS)}: {", ".join(DESIGNS)}')
+    base, arms = study.config(design), {}
+
+    def once(arm: Arm) -> Arm:
+        changes = {name: new for name, (new, _) in base.but(**arm.settings).differences(base).items()}
+        plain = Arm(arm.name if changes or arm.labels != "true" else "reference", changes, arm.labels)
+        return arms.setdefault(json.dumps([changes, arm.labels], sort_keys=True), plain)
+
+    contrasts = []
+    for c in DESIGNS[declared.name](study, declared):
+        reference = once(c.reference) if c.reference else None
+        contrasts.append(Contrast(c.question, once(c.changed), reference))
+        if contrasts[-1].changed == reference:
+            raise UserError(f'"{c.question}" changes nothing in design {declared.name}: {c.changed.settings}')
+    return tuple(arms.values()), tuple(contrasts)
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def expand(study: Study, budget: str = "", design: str = "") -> list[Spec]:
+    """All runs of a design at a budget (its own when empty): replicate by replicate, so that an interrupted suite holds
+    whole replicates.  A run's place in this list is its index."""
+    budget = budget or study.design(design).budget
+    facts = study.budget(budget)
+    base, code = study.config(design, budget), code_hash(study.notebook)
+    data = study.data
+    if data["source"] == "simulated":
+        data = data | ({"stays": facts["stays"]} if "stays" in facts else {})
+    else:  # a table has the stays that it has
+        data = {name: value for name, value in data.items() if name != "stays"}
+    found = []
+    for arm in plan(study, design)[0]:
+        own = data | ({"labels": arm.labels} if arm.labels != "true" else {})
+        config = base.but(**arm.settings)
+        found.append((arm, config, own, [config.to_dict(), _data_key(study, own), code]))
+    return [
+        Spec(content_hash([what[0], replicate, *what[1:]]), arm, replicate, config, own)
+        for replicate in range(facts["replicates"])
+        for arm, config, own, what in found
+    ]
+
+
+def _data_key(study: Study, data: dict[str, Any]) -> str:
+    """The declaration of simulated data, or the content of the files, wherever they lie."""
+    if data["source"] == "simulated":
+        return content_hash(data)
+    files, contents = ("source", "outcomes"), []
+    for name in files:
+        if name in data:
+            path = study.folder / data[name]
+            if not path.is_file():
+                raise UserError(
+                    f"the study's data {path} does not exist: write it with `hsetvae data`, or change [data] {name}"
+                )
+            contents.append(_file_hash(path, path.stat().st_mtime_ns))
+    return content_hash([{name: value for name, value in data.items() if name not in files}, *contents])
+
+
+@functools.lru_cache
+def _file_hash(path: Path, modified: int) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+
+
+@functools.lru_cache
+def code_hash(notebook: Path) -> str:
+    """Hash of the code that decides a run's numbers: its modules without docstrings, and the notebook's cells."""
+    package = Path(__file__).parent
+    trees = [ast.parse((package / f"{name}.py").read_text()) for name in CODE]
+    cells = json.loads(notebook.read_text())["cells"]
+    trees += [ast.parse("".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"]
+    for tree in trees:
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+                if isinstance(getattr(body[0].value, "value", None), str):
+                    node.body = body[1:]
+    return content_hash([ast.dump(tree) for tree in trees])

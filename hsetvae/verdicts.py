@@ -1,0 +1,130 @@
+"""One table of verdicts for the whole ledger of claims, shared by the book, the README and `hsetvae study report`.
+
+A row of the ledger is judged by the questions and controls that name it: crossed factors by the factorial, all other
+questions by add-one-in.  A row that no arm can judge says where its instrument is shown.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from .config import UserError
+from .declaration import Study
+from .designs import expand
+from .files import write_atomically
+from .study import StaleRecords, control_table, load_records, published, summary
+
+COLUMNS = ["row", "claim", "verdict", "effect", "n", "data", "judged by"]
+NOT_RUN = "not yet run"
+START, END = "<!-- verdicts: written by `hsetvae study publish` -->", "<!-- end of verdicts -->"
+
+
+def verdicts(study: Study) -> pd.DataFrame:
+    """One line per row of the ledger and question or control that judges it: COLUMNS, all text.
+
+    Designs without complete records of the present code and declaration give "not yet run".
+    """
+    judged = _controls(study) | _questions(study)
+    lines, named = [], set()
+    path = study.folder / "ledger.csv"
+    ledger = pd.read_csv(path, keep_default_na=False) if path.exists() else pd.DataFrame({"id": []})
+    claims = {**study.controls, **study.questions}
+    for row in ledger.itertuples():
+        judges = [name for name, one in claims.items() if row.id in one.ledger]
+        named |= set(judges)
+        lines += [(row.id, claims[name].claim, *judged[name]) for name in judges]
+        if not judges:
+            lines.append((row.id, row.claim, "not evaluable: an instrument, no arm", "", "", "", row.shown))
+    lines += [("", one.claim, *judged[name]) for name, one in claims.items() if name not in named]
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _questions(study: Study) -> dict[str, tuple[str, ...]]:
+    """Question -> verdict, effect, n, data, judged by."""
+    found = {}
+    for design in [name for name in ("add", "factorial") if name in study.designs]:
+        names = study.factorial if design == "factorial" else study.questions
+        found |= {name: (NOT_RUN, "", "", "", f"{name}, {design}") for name in names}
+        try:
+            records = load_records(study, design=design)
+        except StaleRecords:
+            continue
+        table = summary(study, records, design)
+        for row in table[table["primary"]].itertuples():
+            q = study.questions[row.question]
+            beyond = "" if q.bound is None else f" beyond {q.bound:g}"
+            effect = f"{row.endpoint} {row.estimate:+.3g} [{row.low:+.3g}, {row.high:+.3g}]{beyond}" if row.n else ""
+            found[q.name] = (row.verdict, effect, str(row.n), _data(study, design), f"{q.name}, {design}")
+    return found
+
+
+def _controls(study: Study) -> dict[str, tuple[str, ...]]:
+    found = {name: (NOT_RUN, "", "", "", f"{name}, controls") for name in study.controls}
+    if "controls" in study.designs:
+        try:
+            table = control_table(study, load_records(study, design="controls"))
+        except StaleRecords:
+            return found
+        for row in table.itertuples():
+            words = "supported" if row.holds else "refuted: the control does not hold"
+            seen = f"{row.seen} (wanted {row.wanted})"
+            found[row.control] = (words, seen, str(row.n), _data(study, "controls"), f"{row.control}, controls")
+    return found
+
+
+def _data(study: Study, design: str) -> str:
+    data = expand(study, design=design)[0].data
+    return f"simulated, {data['stays']} stays" if data["source"] == "simulated" else Path(data["source"]).name
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """The table for a terminal: three lines a claim."""
+    lines = []
+    for row in table.to_dict("records"):
+        lines.append(f"{row['row'] or '--':3} {row['claim']}")
+        lines.append(f"    {row['verdict']}")
+        if row["effect"]:
+            lines.append(f"    {row['effect']}, n={row['n']}, {row['data']} ({row['judged by']})")
+    return "\n".join([*lines, "", tally(table)])
+
+
+def tally(table: pd.DataFrame) -> str:
+    """How often each verdict was given, in one sentence."""
+    words = table["verdict"].str.partition(" at n=")[0].str.partition(" (")[0]
+    words = words.where(words != "not evaluable: an instrument, no arm", "no arm can judge")
+    return "; ".join(f"{word}: {number}" for word, number in words.value_counts().items()) + "."
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """The table for a README, without what was not run."""
+    run = table[table["verdict"] != NOT_RUN]
+    head = ["row", "claim", "verdict", "effect [95 %]", "n", "data"]
+    cells = [[str(row[name]).replace("|", "/") for name in COLUMNS[:-1]] for row in run.to_dict("records")]
+    lines = [head, ["---"] * len(head), *cells]
+    return "\n".join([tally(table), "", *("| " + " | ".join(line) + " |" for line in lines)])
+
+
+def publish_verdicts(study: Study) -> list[Path]:
+    """Write results/verdicts.csv, and the marked section of a README.md beside the study's folder if it has one.
+
+    Verdicts on other data than the declared ones go to a file of their own, and not to the README.
+    """
+    table = verdicts(study)
+    written = [published(study, "verdicts")]
+    write_atomically(written[0], table.to_csv(index=False).encode())
+    readme = study.folder.parent / "README.md"
+    if not study.elsewhere and readme.is_file() and START in readme.read_text():
+        write_atomically(readme, with_section(readme.read_text(), as_markdown(table)).encode())
+        written.append(readme)
+    return written
+
+
+def with_section(text: str, section: str) -> str:
+    """The text with everything between the marks START and END replaced."""
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise UserError(f"the README lacks the marks {START} and {END}, between which the verdicts are written")
+    return f"{before}{START}\n\n{section}\n\n{END}{after}"

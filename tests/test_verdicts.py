@@ -1,0 +1,131 @@
+"""One table of verdicts: the same for the terminal, the book and the README, and never typed."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hsetvae.config import UserError
+from hsetvae.declaration import load_study
+from hsetvae.designs import expand
+from hsetvae.study import load_records, publish, runs_folder
+from hsetvae.sweep import jobs_of, write_record
+from hsetvae.verdicts import (
+    END,
+    NOT_RUN,
+    START,
+    as_markdown,
+    as_text,
+    publish_verdicts,
+    tally,
+    verdicts,
+    with_section,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """The declared study with few questions, in a project of its own with a README."""
+    kept = ("beta", "pooling", "head", "dead_units")
+    tables = (ROOT / "ablations" / "study.toml").read_text().split("\n[")
+    tables = [t for t in tables if not t.startswith("questions.") or t.split("]")[0].split(".")[1] in kept]
+    text = "\n[".join(tables).replace('"position", "pooling", "clipping"]', '"pooling"]')
+    before, _, after = text.partition("path = [")
+    text = f'{before}path = ["beta", "pooling"]{after.partition("]")[2]}'
+    folder = tmp_path / "ablations"
+    folder.mkdir()
+    (folder / "study.toml").write_text(text.replace("replicates = 10", "replicates = 7"))
+    for name in ("run.ipynb", "ledger.csv"):
+        shutil.copy(ROOT / "ablations" / name, folder)
+    (tmp_path / "README.md").write_text(f"# Mine\n\n{START}\n{END}\n\n## After\n")
+    monkeypatch.delenv("HSETVAE_RUNS", raising=False)
+    return load_study(folder / "study.toml")
+
+
+def run_made_up(study, design, value):
+    """Write the records that real runs of a design would leave; `value(spec)` is each of their measures."""
+    jobs = {job["facts"]["id"]: job for job in jobs_of(study, "", design)}
+    for spec in expand(study, "", design):
+        (runs_folder(study) / spec.id).mkdir(parents=True, exist_ok=True)
+        measured = dict.fromkeys(study.endpoints, value(spec)) | {"auroc_of_truth": 0.9}
+        write_record(jobs[spec.id], "finished", "", 1.0, measured)
+
+
+def lift(spec) -> float:
+    noise = np.random.default_rng([spec.replicate, len(spec.arm.name)]).normal(0, 1e-3)
+    return 0.1 * spec.replicate + ("beta" in spec.arm.name) - 0.5 * ("head" in spec.arm.name) + noise
+
+
+def test_every_row_of_the_ledger_is_in_the_table_and_starts_as_not_yet_run(study):
+    table = verdicts(study)
+    ledger = pd.read_csv(study.folder / "ledger.csv")
+    assert set(table["row"]) - {""} == set(ledger["id"])
+    judged = table[table["judged by"].str.contains(", ")]
+    assert set(judged["verdict"]) == {NOT_RUN} and len(judged) == 3 + len(study.controls) + 3  # three rows name beta
+
+
+def test_verdicts_follow_from_the_records_of_the_design_that_judges(study):
+    run_made_up(study, "factorial", lift)
+    table = verdicts(study).set_index("judged by")
+    assert set(table.loc["beta, factorial", "verdict"]) == {"supported"}
+    assert table.loc["head, add", "verdict"] == NOT_RUN
+    run_made_up(study, "add", lift)
+    table = verdicts(study).set_index("judged by")
+    head = table.loc["head, add"]
+    assert head["verdict"] == "refuted: harmful" and head["n"] == "7" and head["data"] == "simulated, 400 stays"
+    assert head["effect"].startswith("auroc -0.5 [")
+    assert table.loc["dead_units, add", "effect"].endswith("beyond 0.5")
+    assert "beta, add" not in table.index, "a crossed factor has one verdict"
+
+
+def test_publishing_writes_one_table_for_the_readme_and_the_book(study):
+    run_made_up(study, "factorial", lift)
+    run_made_up(study, "add", lift)
+    assert publish(study, design="factorial").name == "standard.csv"
+    assert publish(study, design="add").name == "register.csv"
+    written = publish_verdicts(study)
+    assert [path.name for path in written] == ["verdicts.csv", "README.md"]
+    readme = written[1].read_text()
+    table = verdicts(study)
+    assert as_markdown(table) in readme and readme.startswith("# Mine") and readme.endswith("## After\n")
+    assert publish_verdicts(study) and written[1].read_text() == readme, "writing twice changes nothing"
+    for line in (row for row in table.to_dict("records") if row["verdict"] != NOT_RUN):
+        assert line["claim"] in readme and line["verdict"] in readme and line["verdict"] in as_text(table)
+    shutil.rmtree(runs_folder(study))
+    again = verdicts(study)  # published numbers are rounded in the sixth digit
+    assert again.drop(columns="effect").equals(table.drop(columns="effect")), "records say the same as runs"
+
+
+def test_publishing_a_design_keeps_the_records_of_the_others_and_each_run_once(study):
+    run_made_up(study, "add", lift)
+    publish(study, design="add")
+    with pytest.raises(UserError, match="runs are missing"):
+        publish(study, design="leave")
+    run_made_up(study, "leave", lift)
+    shared = {s.id for s in expand(study, "", "add")} & {s.id for s in expand(study, "", "leave")}
+    table = pd.read_csv(publish(study, design="leave"))
+    assert shared and table["id"].is_unique
+    wanted = {spec.id for design in ("add", "leave") for spec in expand(study, "", design)}
+    assert set(table["id"]) == wanted
+    assert len(load_records(study, design="add")) == len(expand(study, "", "add"))
+
+
+def test_a_tally_counts_words_and_not_their_numbers():
+    words = ["supported", "undecided at n=8 (could have seen 1; 20 replicates would show 1)", "undecided at n=10 (x)"]
+    assert tally(pd.DataFrame({"verdict": words})) == "undecided: 2; supported: 1."
+
+
+def test_a_readme_without_marks_is_refused():
+    with pytest.raises(UserError, match="lacks the marks"):
+        with_section(f"# Mine\n{START}\n", "x")
+
+
+def test_the_readme_shows_the_published_verdicts():
+    published = ROOT / "ablations" / "results" / "verdicts.csv"
+    table = pd.read_csv(published, dtype=str, keep_default_na=False)
+    text = (ROOT / "README.md").read_text()
+    assert with_section(text, as_markdown(table)) == text, "run `hsetvae study publish`"
