@@ -7,8 +7,6 @@ offsets: no Python loop runs over sets or events.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,80 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .cohort import Cohort, ragged_rows
 from .config import UserError, nearest, stream
 
 CLIP = 10.0  # |z| of an event is at most this: an entry error of 1,000 SD must not outweigh all other events of a batch
 TAIL = 0.01  # share of events at either end that mean and SD see only as that quantile, for the same reason
 USEFUL = 0.9  # share of the event cells of a bucket that should be real; the rest is padding
+FITTED = 5_000_000  # events that a standardiser is fitted on at most
 BUCKET_COST = 64  # a bucket of its own costs about as much time as this many cells
-
-
-@dataclass(frozen=True, eq=False)
-class Cohort:
-    """Stays as flat arrays: S stays, M sets, E events.  Every stay has a set, every set an event.
-
-    The sets of stay i are `first_set[i]:first_set[i+1]`, in time; the events of set m are
-    `first_event[m]:first_event[m+1]`, by variable, each variable once.
-    """
-
-    variables: tuple[str, ...]  # sorted names
-    stays: np.ndarray  # (S,) ids as text
-    first_set: np.ndarray  # (S+1,) int64
-    first_event: np.ndarray  # (M+1,) int64
-    hours: np.ndarray  # (M,) float64, since the start of the stay
-    variable: np.ndarray  # (E,) int16, index into `variables`
-    value: np.ndarray  # (E,) float64, natural units
-    outcome: np.ndarray | None = None  # (S,) float64, 0 or 1, NaN where unknown
-    probability: np.ndarray | None = None  # (S,) true outcome probability, of simulated stays
-    group: np.ndarray | None = None  # (S,) text, for example the set letter of a public data set
-
-    def __len__(self) -> int:
-        return len(self.stays)
-
-    def subset(self, index: np.ndarray) -> Cohort:
-        """The stays of `index`, in that order."""
-        index = np.asarray(index, dtype=np.int64)
-        sets, first_set = ragged_rows(self.first_set, index)
-        events, first_event = ragged_rows(self.first_event, sets)
-        per_stay = {
-            name: None if getattr(self, name) is None else getattr(self, name)[index]
-            for name in ("stays", "outcome", "probability", "group")
-        }
-        return dataclasses.replace(
-            self, first_set=first_set, first_event=first_event, hours=self.hours[sets],
-            variable=self.variable[events], value=self.value[events], **per_stay,
-        )  # fmt: skip
-
-    def fingerprints(self) -> list[str]:
-        """Content hash of each stay's events, whatever its id and whatever other variables the cohort knows."""
-        names = np.array([int(_hash(name.encode())[:15], 16) for name in self.variables], dtype=np.int64)
-        hours = np.repeat(self.hours, np.diff(self.first_event))
-        events = np.stack([hours.view(np.int64), names[self.variable], self.value.view(np.int64)], axis=1)  # (E, 3)
-        bounds = self.first_event[self.first_set]
-        return [_hash(events[a:b].tobytes()) for a, b in itertools.pairwise(bounds)]
-
-    def key(self) -> str:
-        """Content hash of the whole: ids, events, outcomes, probabilities, groups."""
-        parts = [repr(self.variables).encode()]
-        for f in dataclasses.fields(self)[1:]:
-            array = getattr(self, f.name)
-            text = array is not None and array.dtype.kind in "UOT"
-            parts.append(repr(array.tolist()).encode() if text else b"" if array is None else array.tobytes())
-        return _hash(*parts)
-
-
-def _hash(*parts: bytes) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.hexdigest()
-
-
-def ragged_rows(first: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of all items of the rows `index` of a ragged array with offsets `first`, and their own offsets."""
-    count = first[index + 1] - first[index]
-    offsets = np.concatenate([[0], np.cumsum(count)])
-    return np.arange(offsets[-1]) + np.repeat(first[index] - offsets[:-1], count), offsets
 
 
 # --- splits ----------------------------------------------------------------------------------------------------------
@@ -175,7 +107,7 @@ class Standardiser:
     variables: tuple[str, ...]
     mean: np.ndarray  # (V,) natural units
     scale: np.ndarray  # (V,) natural units
-    count: np.ndarray  # (V,) events in training
+    count: np.ndarray  # (V,) events it was fitted on
 
     @property
     def unseen(self) -> tuple[str, ...]:
@@ -183,8 +115,12 @@ class Standardiser:
 
     @classmethod
     def fit(cls, cohort: Cohort, index: np.ndarray) -> Standardiser:
-        """Statistics of the stays `index`; no other stay is read."""
-        part = cohort.subset(index)
+        """Statistics of the stays `index`; no other stay is read.
+
+        Stays with more than FITTED events in all are represented by some of them, drawn at random until they hold that
+        many: enough for two digits of the mean of a variable that is a thousandth of the events.
+        """
+        part = cohort.subset(_at_most(cohort, np.asarray(index, dtype=np.int64), FITTED))
         order = np.argsort(part.variable, kind="stable")
         bounds = np.searchsorted(part.variable[order], np.arange(len(cohort.variables) + 1))
         mean, scale = np.zeros(len(bounds) - 1), np.ones(len(bounds) - 1)
@@ -228,6 +164,15 @@ class Standardiser:
     def from_dict(cls, d: dict[str, list]) -> Standardiser:
         numbers = (np.array(d["mean"], dtype=float), np.array(d["scale"], dtype=float), np.array(d["count"], dtype=int))
         return cls(tuple(d["variables"]), *numbers)
+
+
+def _at_most(cohort: Cohort, index: np.ndarray, events: int) -> np.ndarray:
+    """`index`, or when its stays hold more than `events` a random part of it that holds about so many."""
+    count = cohort.first_event[cohort.first_set[index + 1]] - cohort.first_event[cohort.first_set[index]]
+    if count.sum() <= events:
+        return index
+    order = np.random.default_rng(stream(0, "standardiser")).permutation(len(index))
+    return index[np.sort(order[np.cumsum(count[order]) <= events])]
 
 
 # --- batches of tensors ----------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from scipy.special import expit
 
 from .config import UserError, stream
 from .data import Cohort
-from .events import build
+from .gather import build
 
 STEP = 0.1  # hours; the grid of the latent path and of the visits
 LONGEST, SHORTEST = 48.0, 18.0  # hours
