@@ -90,6 +90,18 @@ def _feed(digest, part: bytes | np.ndarray) -> None:
         digest.update(bytes(part[start : start + AT_ONCE]))
 
 
+def joined(cohorts: list[Cohort]) -> Cohort:
+    """The stays of several cohorts one after another; all have the same variables and the same per-stay columns."""
+    columns = {}
+    for f in dataclasses.fields(Cohort)[1:]:
+        parts = [getattr(cohort, f.name) for cohort in cohorts]
+        if f.name.startswith("first_"):  # offsets: each cohort's begin where those before it end
+            ends = np.cumsum([0, *(part[-1] for part in parts)])
+            parts = [np.zeros(1, np.int64), *(part[1:] + end for part, end in zip(parts, ends, strict=False))]
+        columns[f.name] = None if parts[0] is None else np.concatenate(parts)
+    return Cohort(cohorts[0].variables, **columns)
+
+
 def ragged_rows(first: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positions of all items of the rows `index` of a ragged array with offsets `first`, and their own offsets."""
     count = first[index + 1] - first[index]

@@ -7,11 +7,11 @@ whatever cannot be meant raises a UserError that names file, row and stay.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from .cohort import Cohort
 from .config import UserError
-from .files import write_atomically
+from .files import replaced_atomically
 from .gather import PER_STAY, VOCABULARY, Gathered
 from .mapped import Rows, made, open_mapped, parts_of, place_of, write_mapped
 from .tables import cut, files, read_pieces
@@ -101,6 +101,31 @@ def write_cohort(cohort: Cohort, path: str | os.PathLike) -> None:
     Outcome, probability and group repeat in each row of their stay.  Stays come back sorted by id.
     Raises UserError when an id occurs twice.
     """
+    with replaced_atomically(path) as file:
+        pq.write_table(_table(cohort), file, compression="zstd")
+
+
+def write_cohorts(cohorts: Iterable[Cohort], path: str | os.PathLike) -> None:
+    """The same for a cohort that comes in pieces: one file if `path` ends in .parquet, else a folder with one each.
+
+    Never holds two of the pieces.  Raises UserError when the folder has files already.
+    """
+    path = Path(path)
+    if path.suffix == ".parquet":
+        with replaced_atomically(path) as file, contextlib.ExitStack() as stack:
+            writer = None
+            for cohort in cohorts:
+                table = _table(cohort)
+                writer = writer or stack.enter_context(pq.ParquetWriter(file, table.schema, compression="zstd"))
+                writer.write_table(table)
+        return
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} exists and is no empty folder: choose another --out")
+    for i, cohort in enumerate(cohorts):
+        write_cohort(cohort, path / f"part-{i:05d}.parquet")
+
+
+def _table(cohort: Cohort) -> pa.Table:
     ids, number = np.unique(cohort.stays, return_counts=True)
     if (number > 1).any():
         raise UserError(f'stay "{ids[np.argmax(number > 1)]}" occurs more than once: give each stay an id of its own')
@@ -123,7 +148,4 @@ def write_cohort(cohort: Cohort, path: str | os.PathLike) -> None:
             columns[name] = text(codes[stay], names.tolist())
         elif column is not None:
             columns[name] = column[stay]
-    table = pa.table(columns).replace_schema_metadata({VOCABULARY: json.dumps(cohort.variables)})
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    write_atomically(path, buffer.getvalue())
+    return pa.table(columns).replace_schema_metadata({VOCABULARY: json.dumps(cohort.variables)})

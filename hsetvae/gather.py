@@ -116,7 +116,7 @@ class Gathered:
             if name in piece.table.column_names:
                 column = _column(piece, name, self.groups)
                 seen = self.per_stay.get(name, np.zeros(0, dtype=column.dtype))
-                self.per_stay[name] = _constant(piece, name, column, stay, start, seen, list(self.ids))
+                self.per_stay[name] = _constant(piece, name, column, stay, start, seen, self.ids)
         columns = stay, hours, variable, value
         columns = columns if keep.all() else tuple(column[keep] for column in columns)
         number = np.bincount(columns[0], minlength=len(self.ids))
@@ -184,7 +184,13 @@ def _column(piece: Piece, name: str, groups: dict[str, int]) -> np.ndarray:
 
 
 def _constant(
-    piece: Piece, name: str, column: np.ndarray, stay: np.ndarray, start: np.ndarray, seen: np.ndarray, ids: list[str]
+    piece: Piece,
+    name: str,
+    column: np.ndarray,
+    stay: np.ndarray,
+    start: np.ndarray,
+    seen: np.ndarray,
+    ids: dict[str, int],
 ) -> np.ndarray:
     """`seen` (codes,) with what the piece adds; UserError when a stay has two values.  `start`: runs of one stay."""
     seen = np.concatenate([seen, np.full(len(ids) - len(seen), UNSEEN, dtype=column.dtype)])
@@ -193,9 +199,9 @@ def _constant(
     seen[who[new][::-1]] = first[new][::-1]  # the last assignment wins: the first row of each stay
     differs = np.append(False, column[1:] != column[:-1])
     differs[start] = seen[who] != first
-    at = int(np.argmax(differs))
-    text = f'gives stay "{ids[stay[at]]}" another {name} than its first row: one stay has one {name}'
-    piece.refuse(differs, text)
+    if differs.any():
+        who = list(ids)[stay[np.argmax(differs)]]
+        piece.refuse(differs, f'gives stay "{who}" another {name} than its first row: one stay has one {name}')
     return seen
 
 

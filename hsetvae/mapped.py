@@ -159,10 +159,10 @@ def made(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_mapped(folder: Path, blocks: Iterable[Cohort], parts: int, facts: Callable[[], dict]) -> None:
+def write_mapped(folder: Path, blocks: Iterable[Cohort], parts: int, counts: dict[str, int]) -> None:
     """Write cohorts one after another as one; all have the same variables and the same per-stay columns.
 
-    `facts` is asked when all are written; `parts` is how many there are.
+    `parts` is how many there are; `counts` is kept beside them, as it is after the last one.
     """
     offset = dict.fromkeys(("first_set", "first_event"), 0)
     per_stay: dict[str, list] = {}
@@ -189,14 +189,14 @@ def write_mapped(folder: Path, blocks: Iterable[Cohort], parts: int, facts: Call
     buffer = io.BytesIO()
     np.savez(buffer, **{name: np.concatenate(columns) for name, columns in per_stay.items()})
     write_atomically(folder / "stays.npz", buffer.getvalue())
-    write_atomically(folder / "facts.json", json.dumps({"variables": block.variables, **facts()}).encode())
+    write_atomically(folder / "facts.json", json.dumps({"variables": block.variables, "counts": counts}).encode())
 
 
-def open_mapped(folder: Path) -> tuple[Cohort, dict] | None:
-    """The mapped cohort of a folder, and its facts; None when there is no such folder."""
+def open_mapped(folder: Path) -> tuple[Cohort, dict[str, int]] | None:
+    """The mapped cohort of a folder, and its counts; None when there is no such folder."""
     if not folder.is_dir():
         return None
     facts = json.loads((folder / "facts.json").read_text())
     arrays = {name: Mapped(folder / name, dtype, mode="r") for name, dtype in ARRAYS.items()}
     with np.load(folder / "stays.npz", allow_pickle=False) as stays:
-        return Cohort(variables=tuple(facts.pop("variables")), **arrays, **stays), facts
+        return Cohort(variables=tuple(facts["variables"]), **arrays, **stays), facts["counts"]
