@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cohort import Cohort, ragged_rows
+from .cohort import Cohort
 from .config import UserError, nearest, stream
 
 CLIP = 10.0  # |z| of an event is at most this: an entry error of 1,000 SD must not outweigh all other events of a batch
@@ -219,37 +219,35 @@ def collate(cohort: Cohort, index: np.ndarray, standardiser: Standardiser, max_s
     Raises UserError when a stay has more than `max_sets` sets, or the cohort other variables than the standardiser.
     """
     standardiser._check(cohort)
-    index = np.asarray(index, dtype=np.int64)
-    sets, first = ragged_rows(cohort.first_set, index)  # (M,), (B+1,)
-    count = np.diff(first)
-    B, T = len(index), int(count.max(initial=0))
+    part = cohort.subset(index)  # the only reading of a cohort that may lie in files
+    count = np.diff(part.first_set)
+    B, T, M = len(part), int(count.max(initial=0)), len(part.hours)
     if T > max_sets:
-        longest = index[count.argmax()]
         raise UserError(
-            f'stay "{cohort.stays[longest]}" has {T} sets, more than max_sets = {max_sets}: '
+            f'stay "{part.stays[count.argmax()]}" has {T} sets, more than max_sets = {max_sets}: '
             f"train with --set max_sets={T}, or leave this stay out"
         )
     row = np.repeat(np.arange(B), count)
-    column = np.arange(len(sets)) - first[row]
+    column = np.arange(M) - part.first_set[row]
     hours, real = np.zeros((B, T), dtype=np.float32), np.zeros((B, T), dtype=bool)
-    hours[row, column], real[row, column] = cohort.hours[sets], True
-    outcome = np.full(B, np.nan) if cohort.outcome is None else cohort.outcome[index]
+    hours[row, column], real[row, column] = part.hours, True
+    outcome = np.full(B, np.nan) if part.outcome is None else part.outcome
+    z = standardiser.standardise(part.variable, part.value)
     return Batch(
-        stay=cohort.stays[index].tolist(),
+        stay=part.stays.tolist(),
         hours=torch.from_numpy(hours),
         real=torch.from_numpy(real),
         outcome=torch.from_numpy(outcome.astype(np.float32)),
-        buckets=[_bucket(cohort, sets, members, standardiser) for members in _by_size(cohort, sets)],
-        size=len(sets),
+        buckets=[_bucket(part, z, members) for members in _by_size(np.diff(part.first_event))],
+        size=M,
         row=torch.from_numpy(row),
         column=torch.from_numpy(column),
     )
 
 
-def _by_size(cohort: Cohort, sets: np.ndarray) -> list[np.ndarray]:
-    """Positions 0..M-1 grouped by set size: each group takes in smaller sizes as long as USEFUL of its cells hold,
+def _by_size(size: np.ndarray) -> list[np.ndarray]:
+    """Positions 0..M-1 grouped by set size (M,): each group takes in smaller sizes as long as USEFUL of its cells hold,
     or the padding costs less than another bucket."""
-    size = cohort.first_event[sets + 1] - cohort.first_event[sets]
     number = np.bincount(size)
     group_of = np.zeros(len(number), dtype=np.int64)
     groups = widest = cells = events = 0
@@ -262,12 +260,12 @@ def _by_size(cohort: Cohort, sets: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(group_of[size] == g + 1) for g in range(groups)]
 
 
-def _bucket(cohort: Cohort, sets: np.ndarray, members: np.ndarray, standardiser: Standardiser) -> Bucket:
-    start, stop = cohort.first_event[sets[members]], cohort.first_event[sets[members] + 1]
+def _bucket(cohort: Cohort, z: np.ndarray, members: np.ndarray) -> Bucket:
+    """The sets `members` of the cohort, whose standardised values are z (E,)."""
+    start, stop = cohort.first_event[members], cohort.first_event[members + 1]
     cell = start[:, None] + np.arange((stop - start).max())  # (n, K)
     real = cell < stop[:, None]
     variable, value = np.zeros(cell.shape, dtype=np.int64), np.zeros(cell.shape, dtype=np.float32)
     events = cell[real]
-    variable[real] = cohort.variable[events]
-    value[real] = standardiser.standardise(cohort.variable[events], cohort.value[events])
+    variable[real], value[real] = cohort.variable[events], z[events]
     return Bucket(*(torch.from_numpy(a) for a in (variable, value, real, members)))

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import mmap
 import os
@@ -28,7 +29,8 @@ from .progress import Progress
 MEMORY = "HSETVAE_MEMORY"  # environment variable: GiB of events that may be in memory, default 1
 EVENT = np.dtype([("stay", np.int32), ("hours", np.float64), ("variable", np.int16), ("value", np.float64)])
 EVENTS_AT_ONCE = 2**21  # events that are sorted together; sorting takes about ten times their 22 bytes
-TAKEN_AT_ONCE = 256  # accesses after which pages are given back: a few dozen MiB
+WINDOW = 2**16  # bytes that a kernel maps around the one that is read
+WINDOWS_AT_ONCE = 512  # of them after which an array gives its pages back: 32 MiB
 FORMAT = 1  # of the folder; a folder of another format is made anew
 ARRAYS = {"first_event": np.int64, "hours": np.float64, "variable": np.int16, "value": np.float64}  # one file each
 
@@ -46,17 +48,34 @@ def budget() -> float:
 
 
 class Mapped(np.memmap):
-    """An array in a file.  What is taken from it is a copy, and pages are given back after TAKEN_AT_ONCE accesses."""
+    """A flat array in a file.  What is taken from it is a copy, and its pages are given back from time to time.
 
-    taken = 0
+    Pages of a file count as memory of the process for as long as they are mapped, whoever may need it more.
+    """
+
+    read = 0  # windows since pages were given back
 
     def __getitem__(self, key):
-        found = np.array(super().__getitem__(key), subok=False)[()]
-        self.taken += 1
-        if self.taken >= TAKEN_AT_ONCE and hasattr(mmap, "MADV_DONTNEED"):
-            self._mmap.madvise(mmap.MADV_DONTNEED)
-            self.taken = 0
+        if isinstance(key, np.ndarray) and key.dtype == bool:
+            key = np.flatnonzero(key)
+        if not (isinstance(key, np.ndarray) and key.ndim == 1 and len(key)):
+            found = np.array(super().__getitem__(key), subok=False)[()]
+            self._took(found.nbytes // WINDOW + 1)
+            return found
+        window = key * self.itemsize // WINDOW
+        visited = np.cumsum(np.append(1, window[1:] != window[:-1]))  # windows, for each entry
+        found = np.empty(len(key), self.dtype)
+        bounds = np.searchsorted(visited, np.arange(0, visited[-1] + WINDOWS_AT_ONCE, WINDOWS_AT_ONCE), side="right")
+        for start, stop in itertools.pairwise(bounds):
+            found[start:stop] = super().__getitem__(key[start:stop])
+            self._took(visited[stop - 1] - visited[start] + 1)
         return found
+
+    def _took(self, windows: int) -> None:
+        self.read += windows
+        if self.read >= WINDOWS_AT_ONCE and hasattr(mmap, "MADV_DONTNEED"):
+            self._mmap.madvise(mmap.MADV_DONTNEED)
+            self.read = 0
 
 
 # --- events of a table, gathered in its order ------------------------------------------------------------------------
