@@ -235,7 +235,7 @@ def memory(stays: Annotated[list[int] | None, typer.Argument()] = None, folder: 
                 done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
                 row |= json.loads(done.stdout)
             rows.append(row)
-    keep("memory", pd.DataFrame(rows))
+            keep("memory", pd.DataFrame(rows))  # after each: the last ones take long
 
 
 @app.command(hidden=True)
