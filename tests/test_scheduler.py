@@ -33,8 +33,10 @@ def cluster(tmp_path):
         started.append(subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL))
         return started[-1]
 
-    start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
-    workers = [start("worker", "--nthreads", "1", "--no-nanny", "--no-dashboard") for _ in range(2)]
+    start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--idle-timeout", "300 s")
+    workers = [
+        start("worker", "--nthreads", "1", "--no-nanny", "--no-dashboard", "--death-timeout", "300") for _ in range(2)
+    ]
     yield until(lambda: place.exists() and json.loads(place.read_text())["address"], "scheduler"), workers
     for process in started:
         process.kill()
