@@ -65,8 +65,8 @@ smoke: $(ENVIRONMENT)  ## run the ablation suite at its smallest, to see that it
 data: $(ENVIRONMENT)  ## fetch Challenge 2012 into data/ (SOURCE=folder or address, SETS=a,b,c)
 	hsetvae data physionet2012 --source $(SOURCE) --sets $(SETS) --out data/physionet2012.parquet
 
-bench: $(ENVIRONMENT)  ## measure speed and memory on this machine
-	python ablations/bench.py
+bench: $(ENVIRONMENT)  ## measure speed on this machine, a few minutes (TABLE=an event table instead of simulated stays)
+	python ablations/bench.py speed $(TABLE)
 
 lint: $(ENVIRONMENT)  ## check style
 	ruff check

@@ -1,78 +1,297 @@
-"""Speed of building batches and of training steps on this machine, on simulated stays: `make bench`.
+"""How fast and how large: measured on this machine, written where the book's page on performance reads it.
 
-python ablations/bench.py [TABLE]      TABLE: an event table (Parquet or CSV) instead of simulated stays
+python ablations/bench.py speed [TABLE]        rates with 1 and 2 threads, on simulated stays or on an event table
+python ablations/bench.py memory [STAYS ...]   simulated tables of these sizes in files: peak memory and rate
+python ablations/bench.py profile              where the time of a training step goes (torch profiler)
+python ablations/bench.py publish              copies the measurements to the tables that are committed
+
+Measurements land in ablations/runs/, which git ignores; rates are the best of several rounds, as other work on the
+machine only ever slows a round down.
 """
 
 from __future__ import annotations
 
+import datetime
+import json
 import os
 import platform
 import resource
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import pandas as pd
 import torch
+import typer
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from hsetvae.config import IMPROVED
-from hsetvae.data import Standardiser, batches, collate, split
-from hsetvae.events import read_cohort
+from hsetvae import __version__
+from hsetvae.config import IMPROVED, Config
+from hsetvae.data import Batch, Cohort, Standardiser, batches, collate, split
+from hsetvae.events import read_cohort, write_cohort, write_cohorts
+from hsetvae.gather import build
 from hsetvae.model import HSetVAE, initialise
-from hsetvae.objective import objective
-from hsetvae.simulate import simulate
+from hsetvae.optim import parameter_groups
+from hsetvae.simulate import simulate, simulate_blocks
+from hsetvae.train import _step
 
-SECONDS = 8.0  # measured per row, after one untimed pass
+HERE = Path(__file__).resolve().parent
+FRESH, PUBLISHED = Path(os.environ.get("HSETVAE_RUNS", HERE / "runs")) / "bench", HERE / "results"
+sys.path.insert(0, str(HERE.parent / "tests"))
+from plain import encode_one_by_one  # noqa: E402
+
+ROUNDS = 5
+SECONDS = 0.5  # of a round, or one call if that takes longer
+SIDE = 1024  # of the matrices whose product is the ceiling
+SETS_A_STAY = (1, 10, 50, 200, 2000)
+SETS_A_BATCH = 800
+EVENTS_A_SET = 6
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 
-def rate(work, items: list[int]) -> float:
-    """Stays per second of `work(i)`, where call i handles `items[i]` stays."""
+def seconds(work: Callable[[int], object]) -> float:
+    """Of one call `work(i)`: mean of the best round, after one call that is not counted."""
     work(0)
-    done, started = 0, time.perf_counter()
-    for i in np.resize(np.arange(len(items)), 1_000_000):
-        work(i)
-        done += items[i]
-        if (passed := time.perf_counter() - started) > SECONDS:
-            return done / passed
+    found = []
+    for _ in range(ROUNDS):
+        calls, started = 0, time.perf_counter()
+        while calls == 0 or time.perf_counter() - started < SECONDS:
+            work(calls)
+            calls += 1
+        found.append((time.perf_counter() - started) / calls)
+    return min(found)
 
 
-def main() -> None:
-    cohort = read_cohort(sys.argv[1])[0] if len(sys.argv) > 1 else simulate(1000).cohort
-    index = split(cohort, 0).train
-    standardiser = Standardiser.fit(cohort, index)
-    chosen = [index[part] for part in batches(len(index), IMPROVED.batch_size, 0, 0)]
-    sizes = [len(part) for part in chosen]
-    ready = [collate(cohort, part, standardiser, IMPROVED.max_sets) for part in chosen]
-    model = HSetVAE(IMPROVED, len(cohort.variables))
-    initialise(model, IMPROVED, 0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+def facts() -> dict[str, object]:
+    return {
+        "date": f"{datetime.date.today():%Y-%m-%d}",
+        "hsetvae": __version__,
+        "torch": torch.__version__.partition("+")[0],
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration, IndexError):
+        return platform.processor() or platform.machine()
+
+
+def peak_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def flops(work: Callable[[], object]) -> int:
+    """Floating-point operations of the matrix products and the attention that `work` does (causal ones in full)."""
+    aten = torch.ops.aten
+    attention = {
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+            lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
+        ),
+    }
+    with FlopCounterMode(display=False, custom_mapping=attention) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+class Trainer:
+    """A model in training on a cohort, a step at a time."""
+
+    def __init__(self, cohort: Cohort, config: Config, index: np.ndarray) -> None:
+        self.cohort, self.config, self.index = cohort, config, index
+        self.standardiser = Standardiser.fit(cohort, self.index)
+        self.chosen = [self.index[part] for part in batches(len(self.index), config.batch_size, 0, 0)]
+        self.chosen = self.chosen[: max(1, len(self.index) // config.batch_size)]  # whole ones
+        self.model = HSetVAE(config, len(cohort.variables)).train()
+        initialise(self.model, config, 0)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config), lr=config.lr, fused=True)
+
+    def batch(self, i: int) -> Batch:
+        return collate(self.cohort, self.chosen[i % len(self.chosen)], self.standardiser, self.config.max_sets)
+
+    def step(self, batch: Batch) -> None:
+        _step(self.model, self.model, self.optimizer, batch, self.config, 0, 1, 1000, 0)
+
+
+# --- speed -----------------------------------------------------------------------------------------------------------
+
+
+def measure(cohort: Cohort) -> Iterator[tuple[str, str, float]]:
+    """Rows (name, unit, value) with the present number of threads."""
+    a, b = torch.randn(2, SIDE, SIDE)
+    ceiling = 2 * SIDE**3 / seconds(lambda _: a @ b)
+    yield "matrix product", "GFLOP/s", ceiling / 1e9
+
+    trainer = Trainer(cohort, IMPROVED, split(cohort, 0).train)
+    ready = [trainer.batch(i) for i in range(min(len(trainer.chosen), 40))]
+    stays = IMPROVED.batch_size
+    events = float(np.mean([sum(int(bucket.real.sum()) for bucket in batch.buckets) for batch in ready])) / stays
+    cells = sum(bucket.real.numel() for batch in ready for bucket in batch.buckets)
+    built = seconds(trainer.batch)
+    step = seconds(lambda i: trainer.step(ready[i % len(ready)]))
+    per_stay = np.mean([flops(lambda batch=batch: trainer.step(batch)) for batch in ready[:8]]) / stays
+    yield "events", "per stay", events
+    yield "useful cells", "share", events * stays * len(ready) / cells
+    yield "build a batch", "stays/s", stays / built
+    yield "training step", "stays/s", stays / step
+    yield "training step", "events/s", events * stays / step
+    yield "training step", "MFLOP per stay", per_stay / 1e6
+    yield "training step", "share of the matrix product", per_stay * stays / step / ceiling
+    yield "batch building", "share of a step", built / (built + step)
 
     def predict(i: int) -> None:
         with torch.no_grad():
-            model(ready[i], sample=False)
+            trainer.model(ready[i % len(ready)], sample=False)
 
-    def step(i: int) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        output = model(ready[i], sample=True)
-        objective(output, ready[i], IMPROVED, 1, 1).total.backward()
-        optimizer.step()
+    trainer.model.eval()
+    yield "predict", "stays/s", stays / seconds(predict)
+    trainer.model.train()
+    yield "peak memory", "GiB", peak_gib()
 
-    rates = {
-        "build a batch": rate(lambda i: collate(cohort, chosen[i], standardiser, IMPROVED.max_sets), sizes),
-        "predict": rate(predict, sizes),
-        "training step": rate(step, sizes),
-    }
-    events = len(cohort.value) / len(cohort)
-    cells = sum(b.real.numel() for batch in ready for b in batch.buckets)
-    useful = sum(int(b.real.sum()) for batch in ready for b in batch.buckets) / cells
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s)")
-    print(f"torch {torch.__version__}, width {IMPROVED.width}, {IMPROVED.levels} levels, {len(cohort)} stays")
-    print(f"{'':16}{'stays/s':>10}{'events/s':>12}")
-    for name, value in rates.items():
-        print(f"{name:16}{value:10,.0f}{value * events:12,.0f}")
-    print(f"building batches takes {rates['training step'] / rates['build a batch']:.1%} of a training step's time")
-    print(f"useful cells {useful:.1%}, peak memory {peak:.2f} GiB")
+    batch = collate(cohort, trainer.index[:32], trainer.standardiser, IMPROVED.max_sets)
+    grouped = seconds(lambda _: trainer.model.setvae.features(batch).sum().backward())
+    plain = seconds(lambda _: encode_one_by_one(trainer.model.setvae, batch).sum().backward())
+    yield "set encoder, 32 stays", "sets", batch.size
+    yield "set encoder, grouped", "ms", 1e3 * grouped
+    yield "set encoder, set by set", "ms", 1e3 * plain
+    yield "set encoder, grouped", "times as fast", plain / grouped
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "table.parquet"
+        write_cohort(cohort, path)
+        yield "read the table", "stays/s", len(cohort) / seconds(lambda _: read_cohort(path))
+
+    for sets in SETS_A_STAY:
+        config = IMPROVED.but(batch_size=max(1, SETS_A_BATCH // sets), max_sets=max(sets, IMPROVED.max_sets))
+        even = Trainer(regular(config.batch_size, sets), config, np.arange(config.batch_size))
+        batch = even.batch(0)
+        cost = seconds(lambda _, even=even, batch=batch: even.step(batch)) / (batch.size * EVENTS_A_SET)
+        yield f"{sets} sets a stay", "µs per event", 1e6 * cost
+
+
+def regular(stays: int, sets: int) -> Cohort:
+    """Stays of `sets` sets of EVENTS_A_SET events each, one set an hour."""
+    rng, names = np.random.default_rng(0), simulate(1).cohort.variables
+    number = stays * sets
+    variable = np.argsort(rng.random((number, len(names))), axis=1)[:, :EVENTS_A_SET]
+    row = np.repeat(np.arange(number), EVENTS_A_SET)
+    ids = np.array([f"{i:05d}" for i in range(stays)])
+    columns = row // sets, (row % sets).astype(float), variable.ravel(), rng.standard_normal(len(row))
+    return build(ids, names, *columns, outcome=(np.arange(stays) % 2).astype(float))[0]
+
+
+@app.command()
+def speed(table: str = typer.Argument("simulated"), threads: str = "1,2") -> None:
+    """Rates of building batches, training and predicting, for each number of threads in a process of its own."""
+    rows = []
+    for n in map(int, threads.split(",")):
+        command = [sys.executable, __file__, "one-speed", table]
+        done = subprocess.run(
+            command, env={**os.environ, "OMP_NUM_THREADS": str(n)}, stdout=subprocess.PIPE, check=True
+        )
+        rows += [{"threads": n, **row} for row in json.loads(done.stdout)]
+    keep("speed", pd.DataFrame(rows))
+
+
+@app.command(hidden=True)
+def one_speed(table: str) -> None:
+    cohort = simulate(2000).cohort if table == "simulated" else read_cohort(table)[0]
+    data = "simulated" if table == "simulated" else Path(table).name
+    shared = {"data": data, "stays": len(cohort), "width": IMPROVED.width, "levels": IMPROVED.levels}
+    print(json.dumps([{"name": n, "unit": u, "value": v, **shared} for n, u, v in measure(cohort)]))
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def memory(stays: Annotated[list[int] | None, typer.Argument()] = None, folder: Path | None = None) -> None:
+    """Write, map and train on simulated tables of several sizes, all of them in files, each in a process of its own.
+
+    The tables stay in `folder`, if one is named, and are not written again.
+    """
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for n in stays or [1000, 10_000, 100_000]:
+            path = (folder or Path(temporary)) / f"{n}"
+            row = {"stays": n}
+            for part in ("write", "map", "train"):
+                command = [sys.executable, __file__, "one-memory", part, str(path), str(n)]
+                environment = {**os.environ, "HSETVAE_MEMORY": "0"}
+                done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+                row |= json.loads(done.stdout)
+            rows.append(row)
+            keep("memory", pd.DataFrame(rows))  # after each: the last ones take long
+
+
+@app.command(hidden=True)
+def one_memory(part: str, path: Path, stays: int) -> None:
+    found: dict[str, float] = {}
+    started = time.perf_counter()
+    if part == "write" and not path.exists():
+        write_cohorts((block.cohort for block in simulate_blocks(stays)), path)
+    if part == "map":
+        found["events"] = len(read_cohort(path)[0].value)
+    if part == "train":
+        cohort = read_cohort(path)[0]
+        cohort.key(), cohort.fingerprints()  # as every run does
+        trainer, size = Trainer(cohort, IMPROVED, split(cohort, 0).train), IMPROVED.batch_size
+        found["rate"] = size / seconds(lambda i: trainer.step(trainer.batch(i)))
+        found["threads"] = torch.get_num_threads()
+    else:
+        found[f"{part}_seconds"] = time.perf_counter() - started
+    print(json.dumps({**found, f"{part}_gib": peak_gib()}))
+
+
+# --- what is kept ----------------------------------------------------------------------------------------------------
+
+
+def keep(name: str, table: pd.DataFrame) -> None:
+    path = FRESH / f"{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.assign(**facts()).to_csv(path, index=False, float_format="%.5g")
+    print(" · ".join(f"{key} {value}" for key, value in facts().items()))
+    if name == "speed":
+        table = table.pivot_table(index=["name", "unit"], columns="threads", values="value", sort=False)
+        table.columns = [f"{n} thread{'s' * (n > 1)}" for n in table.columns]
+    print(table.to_string(float_format=lambda x: f"{x:,.4g}"))
+    print(f"wrote {path}; `python ablations/bench.py publish` puts it into the book")
+
+
+@app.command()
+def publish() -> None:
+    """Copy this machine's measurements to ablations/results/, which is committed and which the book reads."""
+    for path in sorted(FRESH.glob("*.csv")):
+        shutil.copy(path, PUBLISHED / f"bench_{path.name}")
+        print(f"wrote {PUBLISHED / f'bench_{path.name}'}")
+
+
+@app.command()
+def profile(steps: int = 20, rows: int = 25) -> None:
+    """Operations of a training step by their own time; a trace for a browser in ablations/runs/bench/trace.json."""
+    trainer = Trainer(simulate(1000).cohort, IMPROVED, np.arange(1000))
+    trainer.step(trainer.batch(0))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        for i in range(steps):
+            trainer.step(trainer.batch(i))
+    print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=rows, max_name_column_width=40))
+    FRESH.mkdir(parents=True, exist_ok=True)
+    found.export_chrome_trace(str(FRESH / "trace.json"))
 
 
 if __name__ == "__main__":
-    main()
+    app()

@@ -19,8 +19,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, RobustScaler, StandardScaler
 
+from .cohort import Cohort
 from .config import UserError, stream
-from .data import Cohort, Split
+from .data import Split
 from .files import refuse_file, write_atomically
 from .scores import score_all
 

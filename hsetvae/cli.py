@@ -200,17 +200,26 @@ def physionet2012(
 
 @data_app.command("simulate")
 def simulate_table(
-    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write, or a folder for Parquet files of 10,000 stays.")],
     stays: Annotated[int, typer.Option(help="Number of stays.")] = 1000,
     seed: Annotated[int, typer.Option(help="Another seed draws other stays of the same population.")] = 0,
 ) -> None:
     """A simulated cohort with known outcome probabilities."""
-    from .events import write_cohort
-    from .simulate import simulate
+    from .events import write_cohorts
+    from .progress import Progress
+    from .simulate import simulate_blocks
 
-    cohort = simulate(stays, seed).cohort
-    write_cohort(cohort, out)
-    print(f"wrote {out}: {len(cohort)} stays, {len(cohort.value)} events")
+    written = [0, 0]
+
+    def cohorts():
+        with Progress(stays, 0, True, "simulating") as bar:
+            for block in simulate_blocks(stays, seed):
+                yield block.cohort
+                written[:] = written[0] + len(block.cohort), written[1] + len(block.cohort.value)
+                bar.update(written[0], {})
+
+    write_cohorts(cohorts(), out)
+    print(f"wrote {out}: {written[0]} stays, {written[1]} events")
 
 
 @study_app.command("run")

@@ -9,9 +9,9 @@ import dataclasses
 
 import numpy as np
 
+from .cohort import Cohort
 from .config import UserError, stream
-from .data import Cohort
-from .events import build
+from .gather import build
 
 LEAK = "Outcome"  # variable of the leaked label
 

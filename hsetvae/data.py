@@ -7,8 +7,6 @@ offsets: no Python loop runs over sets or events.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,80 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .cohort import Cohort
 from .config import UserError, nearest, stream
 
 CLIP = 10.0  # |z| of an event is at most this: an entry error of 1,000 SD must not outweigh all other events of a batch
 TAIL = 0.01  # share of events at either end that mean and SD see only as that quantile, for the same reason
 USEFUL = 0.9  # share of the event cells of a bucket that should be real; the rest is padding
+FITTED = 5_000_000  # events that a standardiser is fitted on at most
 BUCKET_COST = 64  # a bucket of its own costs about as much time as this many cells
-
-
-@dataclass(frozen=True, eq=False)
-class Cohort:
-    """Stays as flat arrays: S stays, M sets, E events.  Every stay has a set, every set an event.
-
-    The sets of stay i are `first_set[i]:first_set[i+1]`, in time; the events of set m are
-    `first_event[m]:first_event[m+1]`, by variable, each variable once.
-    """
-
-    variables: tuple[str, ...]  # sorted names
-    stays: np.ndarray  # (S,) ids as text
-    first_set: np.ndarray  # (S+1,) int64
-    first_event: np.ndarray  # (M+1,) int64
-    hours: np.ndarray  # (M,) float64, since the start of the stay
-    variable: np.ndarray  # (E,) int16, index into `variables`
-    value: np.ndarray  # (E,) float64, natural units
-    outcome: np.ndarray | None = None  # (S,) float64, 0 or 1, NaN where unknown
-    probability: np.ndarray | None = None  # (S,) true outcome probability, of simulated stays
-    group: np.ndarray | None = None  # (S,) text, for example the set letter of a public data set
-
-    def __len__(self) -> int:
-        return len(self.stays)
-
-    def subset(self, index: np.ndarray) -> Cohort:
-        """The stays of `index`, in that order."""
-        index = np.asarray(index, dtype=np.int64)
-        sets, first_set = ragged_rows(self.first_set, index)
-        events, first_event = ragged_rows(self.first_event, sets)
-        per_stay = {
-            name: None if getattr(self, name) is None else getattr(self, name)[index]
-            for name in ("stays", "outcome", "probability", "group")
-        }
-        return dataclasses.replace(
-            self, first_set=first_set, first_event=first_event, hours=self.hours[sets],
-            variable=self.variable[events], value=self.value[events], **per_stay,
-        )  # fmt: skip
-
-    def fingerprints(self) -> list[str]:
-        """Content hash of each stay's events, whatever its id and whatever other variables the cohort knows."""
-        names = np.array([int(_hash(name.encode())[:15], 16) for name in self.variables], dtype=np.int64)
-        hours = np.repeat(self.hours, np.diff(self.first_event))
-        events = np.stack([hours.view(np.int64), names[self.variable], self.value.view(np.int64)], axis=1)  # (E, 3)
-        bounds = self.first_event[self.first_set]
-        return [_hash(events[a:b].tobytes()) for a, b in itertools.pairwise(bounds)]
-
-    def key(self) -> str:
-        """Content hash of the whole: ids, events, outcomes, probabilities, groups."""
-        parts = [repr(self.variables).encode()]
-        for f in dataclasses.fields(self)[1:]:
-            array = getattr(self, f.name)
-            text = array is not None and array.dtype.kind in "UOT"
-            parts.append(repr(array.tolist()).encode() if text else b"" if array is None else array.tobytes())
-        return _hash(*parts)
-
-
-def _hash(*parts: bytes) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.hexdigest()
-
-
-def ragged_rows(first: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of all items of the rows `index` of a ragged array with offsets `first`, and their own offsets."""
-    count = first[index + 1] - first[index]
-    offsets = np.concatenate([[0], np.cumsum(count)])
-    return np.arange(offsets[-1]) + np.repeat(first[index] - offsets[:-1], count), offsets
 
 
 # --- splits ----------------------------------------------------------------------------------------------------------
@@ -175,7 +107,7 @@ class Standardiser:
     variables: tuple[str, ...]
     mean: np.ndarray  # (V,) natural units
     scale: np.ndarray  # (V,) natural units
-    count: np.ndarray  # (V,) events in training
+    count: np.ndarray  # (V,) events it was fitted on
 
     @property
     def unseen(self) -> tuple[str, ...]:
@@ -183,8 +115,12 @@ class Standardiser:
 
     @classmethod
     def fit(cls, cohort: Cohort, index: np.ndarray) -> Standardiser:
-        """Statistics of the stays `index`; no other stay is read."""
-        part = cohort.subset(index)
+        """Statistics of the stays `index`; no other stay is read.
+
+        Stays with more than FITTED events in all are represented by some of them, drawn at random until they hold that
+        many: enough for two digits of the mean of a variable that is a thousandth of the events.
+        """
+        part = cohort.subset(_at_most(cohort, np.asarray(index, dtype=np.int64), FITTED))
         order = np.argsort(part.variable, kind="stable")
         bounds = np.searchsorted(part.variable[order], np.arange(len(cohort.variables) + 1))
         mean, scale = np.zeros(len(bounds) - 1), np.ones(len(bounds) - 1)
@@ -230,6 +166,15 @@ class Standardiser:
         return cls(tuple(d["variables"]), *numbers)
 
 
+def _at_most(cohort: Cohort, index: np.ndarray, events: int) -> np.ndarray:
+    """`index`, or when its stays hold more than `events` a random part of it that holds about so many."""
+    count = cohort.first_event[cohort.first_set[index + 1]] - cohort.first_event[cohort.first_set[index]]
+    if count.sum() <= events:
+        return index
+    order = np.random.default_rng(stream(0, "standardiser")).permutation(len(index))
+    return index[np.sort(order[np.cumsum(count[order]) <= events])]
+
+
 # --- batches of tensors ----------------------------------------------------------------------------------------------
 
 
@@ -270,7 +215,8 @@ def _moved(item, device):
 
 def longest_stay(cohort: Cohort, index: np.ndarray, max_sets: int) -> int:
     """Number of sets of the longest of the stays `index`.  Raises UserError when it is more than `max_sets`."""
-    count = np.diff(cohort.first_set)[index]
+    index = np.asarray(index, dtype=np.int64)
+    count = cohort.first_set[index + 1] - cohort.first_set[index]
     T = int(count.max(initial=0))
     if T > max_sets:
         raise UserError(
@@ -286,31 +232,31 @@ def collate(cohort: Cohort, index: np.ndarray, standardiser: Standardiser, max_s
     Raises UserError when a stay has more than `max_sets` sets, or the cohort other variables than the standardiser.
     """
     standardiser._check(cohort)
-    index = np.asarray(index, dtype=np.int64)
-    sets, first = ragged_rows(cohort.first_set, index)  # (M,), (B+1,)
-    count = np.diff(first)
-    B, T = len(index), longest_stay(cohort, index, max_sets)
+    T = longest_stay(cohort, index, max_sets)
+    part = cohort.subset(index)  # the only reading of a cohort that may lie in files
+    count = np.diff(part.first_set)
+    B, M = len(part), len(part.hours)
     row = np.repeat(np.arange(B), count)
-    column = np.arange(len(sets)) - first[row]
+    column = np.arange(M) - part.first_set[row]
     hours, real = np.zeros((B, T), dtype=np.float32), np.zeros((B, T), dtype=bool)
-    hours[row, column], real[row, column] = cohort.hours[sets], True
-    outcome = np.full(B, np.nan) if cohort.outcome is None else cohort.outcome[index]
+    hours[row, column], real[row, column] = part.hours, True
+    outcome = np.full(B, np.nan) if part.outcome is None else part.outcome
+    z = standardiser.standardise(part.variable, part.value)
     return Batch(
-        stay=cohort.stays[index].tolist(),
+        stay=part.stays.tolist(),
         hours=torch.from_numpy(hours),
         real=torch.from_numpy(real),
         outcome=torch.from_numpy(outcome.astype(np.float32)),
-        buckets=[_bucket(cohort, sets, members, standardiser) for members in _by_size(cohort, sets)],
-        size=len(sets),
+        buckets=[_bucket(part, z, members) for members in _by_size(np.diff(part.first_event))],
+        size=M,
         row=torch.from_numpy(row),
         column=torch.from_numpy(column),
     )
 
 
-def _by_size(cohort: Cohort, sets: np.ndarray) -> list[np.ndarray]:
-    """Positions 0..M-1 grouped by set size: each group takes in smaller sizes as long as USEFUL of its cells hold,
+def _by_size(size: np.ndarray) -> list[np.ndarray]:
+    """Positions 0..M-1 grouped by set size (M,): each group takes in smaller sizes as long as USEFUL of its cells hold,
     or the padding costs less than another bucket."""
-    size = cohort.first_event[sets + 1] - cohort.first_event[sets]
     number = np.bincount(size)
     group_of = np.zeros(len(number), dtype=np.int64)
     groups = widest = cells = events = 0
@@ -323,12 +269,12 @@ def _by_size(cohort: Cohort, sets: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(group_of[size] == g + 1) for g in range(groups)]
 
 
-def _bucket(cohort: Cohort, sets: np.ndarray, members: np.ndarray, standardiser: Standardiser) -> Bucket:
-    start, stop = cohort.first_event[sets[members]], cohort.first_event[sets[members] + 1]
+def _bucket(cohort: Cohort, z: np.ndarray, members: np.ndarray) -> Bucket:
+    """The sets `members` of the cohort, whose standardised values are z (E,)."""
+    start, stop = cohort.first_event[members], cohort.first_event[members + 1]
     cell = start[:, None] + np.arange((stop - start).max())  # (n, K)
     real = cell < stop[:, None]
     variable, value = np.zeros(cell.shape, dtype=np.int64), np.zeros(cell.shape, dtype=np.float32)
     events = cell[real]
-    variable[real] = cohort.variable[events]
-    value[real] = standardiser.standardise(cohort.variable[events], cohort.value[events])
+    variable[real], value[real] = cohort.variable[events], z[events]
     return Bucket(*(torch.from_numpy(a) for a in (variable, value, real, members)))

@@ -9,8 +9,9 @@ import pandas as pd
 from scipy.special import expit
 from sklearn.decomposition import PCA
 
+from .cohort import Cohort, ragged_rows
 from .config import Config, UserError, stream
-from .data import Cohort, Standardiser, ragged_rows
+from .data import Standardiser
 from .measures import (
     active_units,
     calibration_table,

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .cohort import Cohort
 from .config import Config, UserError, stream
-from .data import Batch, Cohort, Standardiser, collate
+from .data import Batch, Standardiser, collate
 from .model import HSetVAE, Output
 from .objective import objective
-from .scores import interval, score_all
+from .scores import draws_at_once, interval, score_all
 
 EVALUATION_BATCH = 64  # stays per pass; changes speed only
 
@@ -99,15 +100,16 @@ def evaluate(run, cohort: Cohort, index: np.ndarray | None = None) -> dict[str, 
         raise UserError("none of these stays has a known outcome: give the outcome table (--outcomes FILE)")
     probability = 1 / (1 + np.exp(-np.concatenate(logits)))
     scores = score_all(outcome[known], probability[known])
-    draws = np.random.default_rng(stream(0, "bootstrap")).multinomial(
-        len(stays), np.ones(len(stays)) / len(stays), 1000
-    )
+    rng, n = np.random.default_rng(stream(0, "bootstrap")), len(stays)
+    drawn = [rng.multinomial(n, np.ones(n) / n, number) @ stays.to_numpy() for number in draws_at_once(n)]
+    resampled = pd.DataFrame(np.concatenate(drawn), columns=stays.columns)
     per_event = run.config.decoder == "likelihood" and "nll" in stays
     ratios = {"nll_per_event": ("nll", "events") if per_event else None, "kl_per_set": ("kl", "sets")}
     for name, pair in ratios.items():
         scores[name] = scores[f"{name}_low"] = scores[f"{name}_high"] = None
         if pair:
-            above, below = (stays[column].to_numpy() for column in pair)
-            scores[name] = float(above.sum() / below.sum())
-            scores[f"{name}_low"], scores[f"{name}_high"] = interval((draws @ above) / (draws @ below))
+            above, below = pair
+            scores[name] = float(stays[above].sum() / stays[below].sum())
+            ratio = resampled[above] / resampled[below]
+            scores[f"{name}_low"], scores[f"{name}_high"] = interval(ratio.to_numpy())
     return scores

@@ -6,27 +6,25 @@ whatever cannot be meant raises a UserError that names file, row and stay.
 
 from __future__ import annotations
 
-import io
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
+from .cohort import Cohort
 from .config import UserError
-from .data import Cohort
-from .files import write_atomically
+from .files import replaced_atomically
+from .gather import PER_STAY, VOCABULARY, Gathered
+from .mapped import Rows, made, open_mapped, parts_of, place_of, write_mapped
+from .tables import cut, files, read_pieces
 
 EVENTS = ("stay", "hours", "variable", "value")
-PER_STAY = ("outcome", "probability", "group")  # optional columns, constant within a stay
-LARGEST_HOURS = 1e6  # a hundred years: beyond it lie seconds, dates as numbers, and damaged rows
-LARGEST_VALUE = 1e12  # no clinical unit gives larger numbers: beyond it lie placeholders and damaged rows
-GZIP = b"\x1f\x8b"  # how a gzipped file begins
-VOCABULARY = b"hsetvae.variables"  # Parquet metadata: names of all variables, also of those without an event
 
 
 @dataclass
@@ -67,230 +65,32 @@ def read_cohort(
     With `variables` (those of a trained run) the cohort has exactly these, and events of others are dropped.
     Dropped and counted: events without a variable name, events of unknown variables, stays without events.
     Averaged and counted: a variable that occurs twice at one time.
+    Events beyond the memory they may take (HSETVAE_MEMORY in GiB, default 1) are sorted into files beside the table,
+    once, and the same cohort is read from there whenever a batch needs them.
     Raises UserError for a damaged file, a missing column, a time that is negative, no number or beyond 1e6 hours, a
     value that is no number or beyond 1e12, an outcome that is not 0 or 1, a stay with two outcomes, a row without a
     stay, an outcome table none of whose stays has events.
     """
-    table = _read(events, EVENTS)
-    listed = None if outcomes is None else _read(outcomes, ("stay", "outcome"))
-    counts = {"file without a line break at its end: was it cut?": sum(map(_cut, filter(None, (events, outcomes))))}
-    stay, stays = codes(events, table, "stay")
-    _refuse(events, stay < 0, "has no stay id: give each event one")
-    variable, names = codes(events, table, "variable")
-    per_stay = {name: _per_stay(events, table, name, stay, stays) for name in PER_STAY if name in table.column_names}
-    counts["events without a variable name dropped"] = (variable < 0).sum()
-    if variables is None:
-        stored = json.loads((table.schema.metadata or {}).get(VOCABULARY, b"[]"))
-        variables = sorted({*names.tolist(), *stored})
-    place = {name: i for i, name in enumerate(variables)}
-    target = np.array([place.get(name, -1) for name in names.tolist()] + [-1])  # the last one answers for code -1
-    unknown = (variable >= 0) & (target[variable] < 0)
-    strange = names[np.unique(variable[unknown])].tolist()
-    label = f"events of {len(strange)} unknown variables dropped ({', '.join(strange[:5])}{' …' * (len(strange) > 5)})"
-    counts[label] = unknown.sum()
-    keep = target[variable] >= 0
-    if not keep.any():
-        raise UserError(f"{events} has no event that can be used (of {table.num_rows} rows; {label})")
-
-    def wrong(bad: np.ndarray, text: str) -> None:
-        at = int(np.argmax(bad & keep))
-        _refuse(events, bad & keep, f'(stay "{stays[stay[at]]}", variable "{names[variable[at]]}") {text}')
-
-    hours, value = _numbers(events, table, "hours"), _numbers(events, table, "value")
-    wrong(~np.isfinite(hours), "has a time that is not a finite number: give hours since the start of the stay")
-    wrong(hours < 0, "has a negative time: give hours since the start of the stay, or drop what came before it")
-    wrong(
-        hours > LARGEST_HOURS,
-        f"has a time beyond {LARGEST_HOURS:g} hours: give hours since the start of the stay, not a date or seconds",
-    )
-    wrong(~np.isfinite(value), "has a value that is not a finite number: correct it or drop the row")
-    wrong(np.abs(value) > LARGEST_VALUE, f"has a value beyond {LARGEST_VALUE:g}: correct it or drop the row")
-    known = np.bincount(stay[keep], minlength=len(stays)) > 0
-    counts["stays dropped because none of their events is left"] = (~known).sum()
-    if listed is not None:
-        per_stay["outcome"], without = _outcomes(outcomes, listed, stays)
-        counts["stays of the outcome table without events, dropped"] = without
-    if "outcome" in per_stay:
-        counts["stays without a known outcome"] = np.isnan(per_stay["outcome"][known]).sum()
-    cohort, averaged = build(
-        stays[known],
-        tuple(variables),
-        (np.cumsum(known) - 1)[stay[keep]],
-        hours[keep],
-        target[variable[keep]],
-        value[keep],
-        **{name: column[known] for name, column in per_stay.items()},
-    )
-    counts["events averaged into another of the same stay, time and variable"] = averaged
+    sources = [*files(events), *(files(outcomes) if outcomes is not None else [])]
+    for asked in (variables, None):
+        found = open_mapped(place_of(events, sources, asked))
+        if found and (variables is None or found[0].variables == tuple(variables)):
+            return found[0], Report.of(*found)
+    folder = place_of(events, sources, variables)
+    with contextlib.ExitStack() as stack:
+        table = Gathered(variables, Rows(lambda: stack.enter_context(made(folder))))
+        for piece in read_pieces(events, EVENTS, PER_STAY):
+            table.add(piece)
+        table.end(events, outcomes)
+        table.counts["file without a line break at its end: was it cut?"] = sum(map(cut, sources))
+        if not table.rows.file:
+            cohort = table.build(slice(None), table.rows.in_memory(table.place))
+            return cohort, Report.of(cohort, table.counts)
+        parts = table.rows.sorted_parts(table.place, table.events)
+        blocks = (table.build(stays, columns) for stays, columns in parts)
+        write_mapped(table.rows.file.parent, blocks, parts_of(table.events)[-1] + 1, table.counts)
+    cohort, counts = open_mapped(folder)
     return cohort, Report.of(cohort, counts)
-
-
-def build(
-    stays: np.ndarray,
-    variables: tuple[str, ...],
-    stay: np.ndarray,
-    hours: np.ndarray,
-    variable: np.ndarray,
-    value: np.ndarray,
-    **per_stay: np.ndarray | None,
-) -> tuple[Cohort, int]:
-    """Cohort of an event table in any order, given as codes into `stays` and `variables` -> cohort, events averaged.
-
-    A variable that occurs twice in a set is averaged.  Every stay needs an event.
-    """
-    if not _sorted_and_unique(stay, hours, variable):
-        order = np.lexsort((value, variable, hours, stay))  # by value too: the mean must not depend on row order
-        stay, hours, variable, value = stay[order], hours[order], variable[order], value[order]
-    new_set = np.ones(len(stay), dtype=bool)
-    new_set[1:] = (stay[1:] != stay[:-1]) | (hours[1:] != hours[:-1])
-    new_event = new_set.copy()
-    new_event[1:] |= variable[1:] != variable[:-1]
-    event_at, set_at = np.flatnonzero(new_event), np.flatnonzero(new_set)
-    averaged = len(stay) - len(event_at)
-    if averaged:
-        value = np.add.reduceat(value, event_at) / np.diff(np.append(event_at, len(stay)))
-    cohort = Cohort(
-        variables=tuple(variables),
-        stays=np.asarray(stays, dtype=str),
-        first_set=np.searchsorted(stay[set_at], np.arange(len(stays) + 1)),
-        first_event=np.searchsorted(event_at, np.append(set_at, len(stay))),
-        hours=hours[set_at] + 0.0,  # -0.0 becomes 0.0
-        variable=variable[event_at].astype(np.int16),
-        value=value,
-        **per_stay,
-    )
-    return cohort, averaged
-
-
-def _sorted_and_unique(stay: np.ndarray, hours: np.ndarray, variable: np.ndarray) -> bool:
-    later = variable[1:] > variable[:-1]
-    later = np.where(hours[1:] == hours[:-1], later, hours[1:] > hours[:-1])
-    return bool(np.where(stay[1:] == stay[:-1], later, stay[1:] > stay[:-1]).all())
-
-
-def _read(path: str | os.PathLike, needed: Sequence[str]) -> pa.Table:
-    """The table of a Parquet or CSV file; a CSV's columns are text, so that no id or name is reinterpreted."""
-    as_text = pa.csv.ConvertOptions(
-        column_types=dict.fromkeys((*EVENTS, *PER_STAY), pa.string()), null_values=[""], strings_can_be_null=True
-    )
-    try:
-        with open(path, "rb") as file:
-            start = file.read(4)
-        if start == b"PAR1":
-            with pq.ParquetFile(path) as file:
-                table = file.read()
-        else:
-            with pa.input_stream(os.fspath(path), compression="gzip" if start[:2] == GZIP else None) as file:
-                table = pa.csv.read_csv(file, convert_options=as_text)
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{path} is not a file: give the path of a Parquet or CSV table") from None
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            f"{path} cannot be read, it is damaged, cut or no table: {error} "
-            "(what is read is Parquet, or comma-separated text in UTF-8)"
-        ) from None
-    for name in needed:
-        if table.column_names.count(name) != 1:
-            raise UserError(
-                f'{path} needs one column "{name}": the columns are {", ".join(needed)}, separated by commas; '
-                f"the file has {', '.join(table.column_names)}"
-            )
-    if not table.num_rows:
-        raise UserError(f"{path} has no rows")
-    return table
-
-
-def _cut(path: str | os.PathLike) -> bool:
-    """Whether a plain CSV lacks its last line break; cut Parquet and gzip files do not open at all."""
-    with open(path, "rb") as file:
-        start = file.read(4)
-        file.seek(-1, os.SEEK_END)
-        return start != b"PAR1" and start[:2] != GZIP and file.read(1) not in b"\r\n"
-
-
-def _refuse(path: str | os.PathLike, bad: np.ndarray, text: str) -> None:
-    if bad.any():
-        more = f" (and {bad.sum() - 1:,} more rows)" if bad.sum() > 1 else ""
-        raise UserError(f"{path}, row {np.argmax(bad) + 1} (the header not counted) {text}{more}")
-
-
-def codes(path: str | os.PathLike, table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A column of ids or names as codes (N,) into its sorted distinct texts; -1 where it is empty.
-
-    Raises UserError, naming `path`, when the column holds neither text nor whole numbers.
-    """
-    column = table.column(name)
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise UserError(f"{path}: column {name} holds {kind}: write it as text or as whole numbers")
-    column = column.cast(pa.string()).dictionary_encode().combine_chunks()
-    texts = np.array(column.dictionary.to_pylist(), dtype=str)
-    code = column.indices.fill_null(-1).to_numpy()
-    names = np.unique(texts[np.char.strip(texts) != ""])
-    place = {text: i for i, text in enumerate(names.tolist())}
-    return np.array([place.get(text, -1) for text in texts.tolist()] + [-1])[code], names
-
-
-def _numbers(path: str | os.PathLike, table: pa.Table, name: str) -> np.ndarray:
-    """A column as float64, NaN where it is empty."""
-    column = table.column(name)
-    try:
-        return column.cast(pa.float64(), safe=False).to_numpy()
-    except pa.ArrowNotImplementedError:
-        raise UserError(f"{path}: column {name} holds {column.type}: write it as numbers") from None
-    except pa.ArrowInvalid:
-        bad = np.array([not _is_number(text) for text in column.to_pylist()])
-        _refuse(path, bad, f'has {name} "{column[int(np.argmax(bad))]}", which is not a number')
-        raise
-
-
-def _is_number(text: str | None) -> bool:
-    try:
-        return text is None or pa.scalar(text).cast(pa.float64()) is not None
-    except pa.ArrowInvalid:
-        return False
-
-
-def _per_stay(path: str | os.PathLike, table: pa.Table, name: str, stay: np.ndarray, stays: np.ndarray) -> np.ndarray:
-    """A column that is constant within a stay -> (S,)."""
-    first = np.zeros(len(stays), dtype=np.int64)
-    first[stay[::-1]] = np.arange(len(stay))[::-1]  # the last assignment wins: the first row of each stay
-    if name == "group":
-        column, names = codes(path, table, name)
-        found = np.append(names, "")[column[first]]
-    else:
-        column = _numbers(path, table, name)
-        found = column[first]
-        limits = "0, 1 or empty (unknown)" if name == "outcome" else "between 0 and 1"
-        bad = ~np.isin(column, (0, 1)) if name == "outcome" else ~((column >= 0) & (column <= 1))
-        bad &= ~np.isnan(column)
-        at = int(np.argmax(bad))
-        _refuse(path, bad, f'(stay "{stays[stay[at]]}") has {name} {column[at]:g}: it must be {limits}')
-    differs = (column != column[first][stay]) & ((column == column) | (column[first][stay] == column[first][stay]))
-    at = int(np.argmax(differs))
-    _refuse(path, differs, f'gives stay "{stays[stay[at]]}" another {name} than its first row: one stay has one {name}')
-    return found
-
-
-def _outcomes(path: str | os.PathLike, table: pa.Table, stays: np.ndarray) -> tuple[np.ndarray, int]:
-    """The outcome of each of `stays` (NaN where unknown), and how many stays of the table have no events."""
-    stay, listed = codes(path, table, "stay")
-    _refuse(path, stay < 0, "has no stay id: give each outcome one")
-    number = np.bincount(stay)
-    if (number > 1).any():
-        raise UserError(
-            f'{path} lists stay "{listed[np.argmax(number > 1)]}" more than once '
-            f"({(number > 1).sum()} such stays): keep one row per stay"
-        )
-    outcome = _per_stay(path, table, "outcome", stay, listed)
-    place = np.searchsorted(listed, stays).clip(max=len(listed) - 1)
-    there = listed[place] == stays
-    if not there.any():
-        raise UserError(
-            f'{path} and the events have no stay in common: it lists "{listed[0]}", the events "{stays[0]}"; '
-            "ids are compared as text, so 7 is not 007"
-        )
-    return np.where(there, outcome[place], np.nan), int((~np.isin(listed, stays)).sum())
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -302,6 +102,31 @@ def write_cohort(cohort: Cohort, path: str | os.PathLike) -> None:
     Outcome, probability and group repeat in each row of their stay.  Stays come back sorted by id.
     Raises UserError when an id occurs twice.
     """
+    with replaced_atomically(path) as file:
+        pq.write_table(_table(cohort), file, compression="zstd")
+
+
+def write_cohorts(cohorts: Iterable[Cohort], path: str | os.PathLike) -> None:
+    """The same for a cohort that comes in pieces: one file if `path` ends in .parquet, else a folder with one each.
+
+    Never holds two of the pieces.  Raises UserError when the folder has files already.
+    """
+    path = Path(path)
+    if path.suffix == ".parquet":
+        with replaced_atomically(path) as file, contextlib.ExitStack() as stack:
+            writer = None
+            for cohort in cohorts:
+                table = _table(cohort)
+                writer = writer or stack.enter_context(pq.ParquetWriter(file, table.schema, compression="zstd"))
+                writer.write_table(table)
+        return
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} exists and is no empty folder: choose another --out")
+    for i, cohort in enumerate(cohorts):
+        write_cohort(cohort, path / f"part-{i:05d}.parquet")
+
+
+def _table(cohort: Cohort) -> pa.Table:
     ids, number = np.unique(cohort.stays, return_counts=True)
     if (number > 1).any():
         raise UserError(f'stay "{ids[np.argmax(number > 1)]}" occurs more than once: give each stay an id of its own')
@@ -324,7 +149,4 @@ def write_cohort(cohort: Cohort, path: str | os.PathLike) -> None:
             columns[name] = text(codes[stay], names.tolist())
         elif column is not None:
             columns[name] = column[stay]
-    table = pa.table(columns).replace_schema_metadata({VOCABULARY: json.dumps(cohort.variables)})
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    write_atomically(path, buffer.getvalue())
+    return pa.table(columns).replace_schema_metadata({VOCABULARY: json.dumps(cohort.variables)})

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from .config import UserError
 
@@ -24,27 +27,30 @@ def refuse_file(folder: Path) -> None:
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:
-    """Write beside the target, flush to disk, then replace: safe against a kill at any moment.
+    """Replace the file by one with this content.  Raises UserError as `replaced_atomically` does."""
+    with replaced_atomically(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replaced_atomically(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file to write beside the target, which is flushed to disk and then replaces it: safe against a kill.
 
     Raises UserError when the system refuses: a folder of that name, no permission, a full disk.
     """
     path = Path(path)
+    partial = None
     try:
-        _write(path, content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another place") from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
-    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(partial, 0o644)
         os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): choose another place") from None
+    finally:
+        if partial:
+            Path(partial).unlink(missing_ok=True)

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .cohort import Cohort
 from .config import UserError, stream
-from .data import Batch, Cohort
+from .data import Batch
 from .decoders import SetPrediction
 from .evaluate import passes
 from .model import HSetVAE

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .cohort import Cohort
 from .config import stream
-from .data import Batch, Cohort, Standardiser, collate
+from .data import Batch, Standardiser, collate
 from .evaluate import EVALUATION_BATCH
 from .model import HSetVAE, has_next
 from .setvae import Latents

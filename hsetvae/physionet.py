@@ -22,10 +22,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from .cohort import Cohort
 from .config import UserError
-from .data import Cohort
 from .download import check, fetch
-from .events import Report, build, codes
+from .events import Report
+from .gather import build
+from .tables import Piece
 
 SOURCE = "https://physionet.org/files/challenge-2012/1.0.0/"
 SETS = ("a", "b", "c")
@@ -208,12 +210,13 @@ def _parse(text: bytes, stay: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, 
         )
     except pa.ArrowInvalid as error:
         raise UserError(f"a record of Challenge 2012 holds a row that is no event: {error}") from None
-    time, times = codes("Challenge 2012", table, "Time")
+    piece = Piece("Challenge 2012", 0, table)
+    time, times = piece.codes("Time")
     parts = [re.fullmatch(r"(\d+):([0-5]\d)", text) for text in times.tolist()]
     hours = np.array([int(p[1]) + int(p[2]) / 60 if p else math.nan for p in parts] + [math.nan])[time]
     if np.isnan(hours).any():
         raise UserError(f"record {ids[stay[np.isnan(hours).argmax()]]} has a row whose time is not HH:MM")
-    parameter, names = codes("Challenge 2012", table, "Parameter")
+    parameter, names = piece.codes("Parameter")
     return hours, parameter, table.column("Value").to_numpy(), names.tolist()
 
 

@@ -22,8 +22,9 @@ import torch
 from torch import nn
 
 from . import __version__
+from .cohort import Cohort
 from .config import Config, UserError
-from .data import Cohort, Split, Standardiser
+from .data import Split, Standardiser
 from .files import refuse_file, remove_partial, write_atomically
 from .model import HSetVAE
 

@@ -15,7 +15,7 @@ from .config import UserError, stream
 
 BINS = 10  # of the calibration error, equal in mass
 RESAMPLES = 1000  # of the bootstrap: the ends of a 95 % interval then vary by about a tenth of its width
-AT_ONCE = 100  # resamples in memory
+AT_ONCE = 4_000_000  # counts in memory: resamples times stays
 
 Counts = tuple[np.ndarray, np.ndarray, np.ndarray]  # with outcome (R, G), without (R, G), distinct probability (G,)
 
@@ -111,6 +111,12 @@ def interval(resampled: np.ndarray) -> tuple[float, float]:
     return tuple(map(float, np.quantile(finite, [0.025, 0.975]))) if len(finite) else (math.nan, math.nan)
 
 
+def draws_at_once(n: int) -> list[int]:
+    """RESAMPLES of n stays as numbers of resamples that fit into memory; their draws do not depend on the cut."""
+    most = min(100, max(1, AT_ONCE // n))
+    return [min(most, RESAMPLES - done) for done in range(0, RESAMPLES, most)]
+
+
 def score_all(outcome: np.ndarray, probability: np.ndarray, seed: int = 0) -> dict[str, float | int | None]:
     """n, majority, and auroc, auprc, accuracy, brier, ece, each with `_low` and `_high`: 95 % bootstrap over stays.
 
@@ -119,8 +125,8 @@ def score_all(outcome: np.ndarray, probability: np.ndarray, seed: int = 0) -> di
     n, rng = len(outcome), np.random.default_rng(stream(seed, "bootstrap"))
     whole = _counts(outcome, probability)
     resampled = {name: [] for name in SCORES}
-    for _ in range(RESAMPLES // AT_ONCE):
-        counts = _counts(outcome, probability, rng.multinomial(n, np.full(n, 1 / n), AT_ONCE).astype(float))
+    for number in draws_at_once(n):
+        counts = _counts(outcome, probability, rng.multinomial(n, np.full(n, 1 / n), number).astype(float))
         for name, score in SCORES.items():
             resampled[name].append(score(*counts))
     found = {"n": n, "majority": majority(outcome)}

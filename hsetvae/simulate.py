@@ -9,15 +9,16 @@ trajectory: on the mean burden of breathing, on the hours of failing circulation
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit
 
+from .cohort import Cohort, joined
 from .config import UserError, stream
-from .data import Cohort
-from .events import build
+from .gather import build
 
 STEP = 0.1  # hours; the grid of the latent path and of the visits
 LONGEST, SHORTEST = 48.0, 18.0  # hours
@@ -28,6 +29,9 @@ PREVALENCE = 0.14  # of the outcome, as in Challenge 2012
 VISITS = 0.6  # per hour, at a state of 0
 WARD_SD = 0.4  # SD between stays of the log rate of visits: habits of a ward, they say nothing about the patient
 NIGHT = 0.25, 8  # rate of visits at night relative to the day; hours of a night
+BLOCK = 10_000  # stays drawn together: about half a GiB; each block has random streams of its own
+WEIGHTS = 1.8, 0.2, 1.8  # log odds of the outcome per SD of history, current state, time
+INFORMATIVE = 0.4  # log rate of visits per SD of the state
 ENTRY_ERRORS = 0.002  # share of values with a slipped decimal point
 
 # name: panel, mean, SD, loading on circulation, loading on breathing, logarithmic (mean and SD are then of the log)
@@ -68,10 +72,10 @@ class Simulation:
 def simulate(
     stays: int = 1000,
     seed: int = 0,
-    history_weight: float = 1.8,
-    current_weight: float = 0.2,
-    time_weight: float = 1.8,
-    informative: float = 0.4,
+    history_weight: float = WEIGHTS[0],
+    current_weight: float = WEIGHTS[1],
+    time_weight: float = WEIGHTS[2],
+    informative: float = INFORMATIVE,
 ) -> Simulation:
     """Draw `stays` stays of one population; another seed draws other stays.
 
@@ -80,12 +84,28 @@ def simulate(
     log rate of visits per SD of the state; 0 = visits say nothing.  A constant makes the outcome's prevalence 14 %.
     Raises UserError unless `stays` is at least 1 and the knobs are finite.
     """
-    weights = (history_weight, current_weight, time_weight)
+    blocks = list(simulate_blocks(stays, seed, (history_weight, current_weight, time_weight), informative))
+    cohort = blocks[0].cohort if len(blocks) == 1 else joined([block.cohort for block in blocks])
+    return Simulation(cohort, np.concatenate([block.state for block in blocks]))
+
+
+def simulate_blocks(
+    stays: int, seed: int = 0, weights: tuple[float, float, float] = WEIGHTS, informative: float = INFORMATIVE
+) -> Iterator[Simulation]:
+    """The stays of `simulate`, BLOCK of them at a time: any number of stays in bounded memory."""
     if stays < 1:
         raise UserError(f"stays = {stays}: simulate at least 1 stay")
     if not np.isfinite([*weights, informative]).all():
         raise UserError(f"the weights {weights} and informative = {informative} must be finite numbers")
-    rng = {part: np.random.default_rng(stream(seed, "simulate", part)) for part in ("path", "visits", "events", "end")}
+    for first in range(0, stays, BLOCK):
+        yield _block(first, min(BLOCK, stays - first), seed, weights, informative)
+
+
+def _block(first: int, stays: int, seed: int, weights: tuple[float, float, float], informative: float) -> Simulation:
+    """`stays` stays from number `first` on."""
+    names = () if first == 0 else (first,)
+    parts = ("path", "visits", "events", "end")
+    rng = {part: np.random.default_rng(stream(seed, "simulate", part, *names)) for part in parts}
     path, length, age = _paths(stays, rng["path"])
     logit = _features(path, length) @ np.array(weights) + _constant(weights)
     probability = expit(logit)
@@ -99,7 +119,7 @@ def simulate(
     visited[:, 0] = True
     stay, step = np.nonzero(visited)  # (M,) each
     cohort = build(
-        stays=np.array([f"s{seed}-{i:06d}" for i in range(stays)]),
+        stays=np.array([f"s{seed}-{i:06d}" for i in range(first, first + stays)]),
         **_events(stay, step, path[stay, step], age, rng["events"]),
         outcome=outcome,
         probability=probability,

@@ -14,8 +14,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from .cohort import Cohort
 from .config import Config, UserError, stream
-from .data import Cohort, Split, Standardiser, batches, collate, longest_stay
+from .data import Split, Standardiser, batches, collate, longest_stay
 from .evaluate import mean_terms
 from .files import write_atomically
 from .model import HSetVAE, SetAutoencoder, initialise
@@ -62,10 +63,11 @@ def train(
     identity = identity_of(config, cohort, split, seed, standardiser)
     if int(os.environ.get("RANK", "0")) == 0:
         claim(out, identity, resume)
-        parts = [(name, i) for name in ("train", "validation", "test") for i in getattr(split, name)]
-        prints = cohort.fingerprints()
-        table = pd.DataFrame([(cohort.stays[i], name, prints[i]) for name, i in parts])
-        write_atomically(out / "stays.csv", table.to_csv(index=False, header=["stay", "part", "fingerprint"]).encode())
+        parts = {name: getattr(split, name) for name in ("train", "validation", "test")}
+        index, prints = np.concatenate(list(parts.values())), np.array(cohort.fingerprints(), dtype=object)
+        part = np.repeat(list(parts), [len(p) for p in parts.values()])
+        table = pd.DataFrame({"stay": cohort.stays[index], "part": part, "fingerprint": prints[index]})
+        write_atomically(out / "stays.csv", table.to_csv(index=False).encode())
         write_atomically(out / "config.json", json.dumps(identity, indent=1).encode())
     model = HSetVAE(config, len(cohort.variables))
     initialise(model, config, seed)

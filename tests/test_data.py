@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hsetvae.config import UserError
 from hsetvae.data import BUCKET_COST, CLIP, USEFUL, Batch, Cohort, Standardiser, batches, collate, split
-from hsetvae.events import build
+from hsetvae.gather import build
 from hsetvae.simulate import simulate
 
 

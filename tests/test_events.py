@@ -152,7 +152,8 @@ def test_cut_files_are_refused(tmp_path):
             (tmp_path / name).write_bytes(content[: int(share * len(content))])
             with pytest.raises(UserError, match=f"{name} cannot be read, it is damaged, cut"):
                 read_cohort(tmp_path / name)
-    for path in (tmp_path / "absent.csv", tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "absent.csv", tmp_path / "empty"):
         with pytest.raises(UserError, match="is not a file"):
             read_cohort(path)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from plain import encode_one_by_one
 
 from hsetvae.attention import Attention, rotate, time_angles
 from hsetvae.config import BASELINE, IMPROVED
@@ -79,14 +80,7 @@ def test_a_batch_of_stays_is_the_stays_one_by_one(name, cohort, standardiser):
 def test_grouping_sets_by_size_equals_encoding_them_one_by_one(name, cohort, standardiser):
     model = build(VARIANTS[name], cohort)
     batch = double(collate(cohort, np.arange(4), standardiser, 256))
-    plain = torch.zeros(batch.size, model.config.levels, model.config.width, dtype=torch.float64)
-    for bucket in batch.buckets:
-        for variable, value, real, place in zip(bucket.variable, bucket.value, bucket.real, bucket.sets, strict=True):
-            x, alone = model.setvae.embed(variable[real], value[real]), [real[real][None]]
-            for level, (block, pool) in enumerate(zip(model.setvae.blocks, model.setvae.pools, strict=True)):
-                x = block(x, alone)
-                plain[place, level] = pool(x, alone)[0]
-    torch.testing.assert_close(model.setvae.features(batch), plain, rtol=0, atol=1e-10)
+    torch.testing.assert_close(model.setvae.features(batch), encode_one_by_one(model.setvae, batch), rtol=0, atol=1e-10)
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

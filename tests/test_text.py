@@ -29,8 +29,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LAYERS = [
     {"config"},
     {"attention", "files", "measures", "optim", "progress", "scores", "statistics", "plots"},
-    {"data", "download"},
-    {"events", "setvae", "history", "decoders", "baselines"},
+    {"cohort", "download", "tables"},
+    {"data"},
+    {"mapped", "setvae", "history", "decoders", "baselines"},
+    {"gather"},
+    {"events"},
     {"simulate", "physionet", "controls", "model"},
     {"objective", "runs"},
     {"evaluate"},

@@ -1,0 +1,135 @@
+"""Views of the page on performance: the measurements of `make bench`, and what a training step asks of a machine."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+import bookkit
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from hsetvae.config import Config
+from hsetvae.data import Batch
+from hsetvae.model import HSetVAE, initialise
+from hsetvae.objective import objective
+
+RESULTS = Path(__file__).resolve().parent.parent / "ablations" / "results"
+ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
+
+
+def record(name: str) -> pd.DataFrame:
+    return pd.read_csv(RESULTS / f"bench_{name}.csv")
+
+
+def conditions(table: pd.DataFrame, what: str) -> None:
+    """Where, when and with what a record was measured."""
+    r = table.iloc[0]
+    text = (
+        f"{what}: measured {r['date']} on {r['processor']} ({r['platform']}, {r['cores']} cores, {r['gib']:.0f} GiB) "
+        f"with hsetvae {r['hsetvae']}, torch {r['torch']}, Python {r['python']}"
+    )
+    bookkit.display(bookkit.HTML(f'<p class="provenance">{html.escape(text)}.</p>'))
+
+
+def speed() -> pd.DataFrame:
+    """One row per measure, one column per number of threads."""
+    table = record("speed")
+    wide = table.pivot_table(index=["name", "unit"], columns="threads", values="value", sort=False)
+    wide.columns = [f"{n} thread{'s' * (n > 1)}" for n in wide.columns]
+    return wide
+
+
+def value(name: str, unit: str, threads: int = 1) -> float:
+    table = record("speed").query("name == @name and unit == @unit and threads == @threads")
+    return float(table["value"].iloc[0])
+
+
+class _Launches(TorchDispatchMode):
+    """Counts operations that compute something, and the bytes they read and write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number, self.bytes = 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if not function.is_view:
+            tensors = [t for t in torch.utils._pytree.tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)]
+            self.number += 1
+            self.bytes += sum(t.numel() * t.itemsize for t in tensors)
+        return out
+
+
+def counted(config: Config, batch: Batch, variables: int) -> dict[str, float]:
+    """What one training step on the batch asks for: operations, bytes, launches, and memory held for the backward."""
+    model = HSetVAE(config, variables).train()
+    initialise(model, config, 0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    held: dict[int, int] = {}
+
+    def hold(t: torch.Tensor) -> torch.Tensor:
+        held[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    def step() -> None:
+        with torch.autograd.graph.saved_tensors_hooks(hold, lambda t: t):
+            total = objective(model(batch, True, torch.Generator().manual_seed(0)), batch, config, 1, 2).total
+        total.backward()
+        optimizer.step()
+
+    step()
+    held.clear()
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as flops, _Launches() as launches:
+        step()
+    parameters = sum(p.numel() for p in model.parameters())
+    return {
+        "parameters": parameters,
+        "GFLOP": flops.get_total_flops() / 1e9,
+        "GB moved": launches.bytes / 1e9,
+        "operations": launches.number,
+        "MiB held": (sum(held.values()) + 4 * 4 * parameters) / 2**20,  # weights, gradients, two moments
+    }
+
+
+def regular_batch(batch: Batch, copies: int) -> Batch:
+    """The batch, `copies` times side by side: a larger batch with the same groups."""
+    buckets = [
+        type(b)(*(t.repeat(copies, 1) for t in (b.variable, b.value, b.real)),
+                torch.cat([b.sets + i * batch.size for i in range(copies)]))
+        for b in batch.buckets
+    ]  # fmt: skip
+    B = len(batch.stay)
+    return Batch(
+        stay=batch.stay * copies, hours=batch.hours.repeat(copies, 1), real=batch.real.repeat(copies, 1),
+        outcome=batch.outcome.repeat(copies), buckets=buckets, size=batch.size * copies,
+        row=torch.cat([batch.row + i * B for i in range(copies)]), column=batch.column.repeat(copies),
+    )  # fmt: skip
+
+
+def padded_shares(batches: list[Batch]) -> dict[str, float]:
+    """Share of the cells that are events: one dense block, sets padded to the largest, sets in groups."""
+    events = sum(int(b.real.sum()) for batch in batches for b in batch.buckets)
+    widest = [max(b.real.shape[1] for b in batch.buckets) for batch in batches]
+    cells = {
+        "one block: stays × sets × events": sum(
+            batch.real.numel() * K for batch, K in zip(batches, widest, strict=True)
+        ),
+        "flat: sets × events": sum(batch.size * K for batch, K in zip(batches, widest, strict=True)),
+        "flat, grouped by size": sum(b.real.numel() for batch in batches for b in batch.buckets),
+    }
+    return {name: events / n for name, n in cells.items()}
+
+
+def step_pattern(batch: Batch) -> np.ndarray:
+    """Groups of a batch, from the largest sets to the smallest: rows (group, sets, cells a set, mean events)."""
+    return np.array([(i, len(b.real), b.real.shape[1], float(b.real.sum(1).double().mean()))
+                     for i, b in enumerate(batch.buckets)])  # fmt: skip

@@ -1,0 +1,158 @@
+"""Table files, read in pieces of a bounded size: Parquet or CSV (also gzipped), told apart by content, or a folder of
+Parquet files.  What cannot be meant raises a UserError that names file, row and column.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from .config import UserError
+
+ROWS_AT_ONCE = 2**20  # rows of a Parquet piece
+BYTES_AT_ONCE = 2**25  # bytes of a CSV piece
+GZIP = b"\x1f\x8b"  # how a gzipped file begins
+PARQUET = b"PAR1"
+
+
+class Piece(NamedTuple):
+    """Some rows of a table file, one after another."""
+
+    path: str | os.PathLike
+    row: int  # rows of the file before the first one
+    table: pa.Table
+
+    def refuse(self, bad: np.ndarray, text: str) -> None:
+        """UserError at the first row where `bad` (N,) is True; what follows in later pieces is not counted."""
+        if bad.any():
+            more = f" (and {bad.sum() - 1:,} more rows)" if bad.sum() > 1 else ""
+            row = self.row + int(np.argmax(bad)) + 1
+            raise UserError(f"{self.path}, row {row} (the header not counted) {text}{more}")
+
+    def codes(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """A column of ids or names as codes (N,) into its sorted distinct texts; -1 where it is empty.
+
+        Raises UserError when the column holds neither text nor whole numbers.
+        """
+        column = self.table.column(name)
+        encoded = pa.types.is_dictionary(column.type)
+        kind = column.type.value_type if encoded else column.type
+        if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise UserError(f"{self.path}: column {name} holds {kind}: write it as text or as whole numbers")
+        column = (column if encoded else column.dictionary_encode()).unify_dictionaries().combine_chunks()
+        texts = np.array(column.dictionary.cast(pa.string()).to_pylist(), dtype=str)
+        names = np.unique(texts[np.char.strip(texts) != ""])
+        code = column.indices.fill_null(-1).to_numpy()
+        if len(names) == len(texts) and (names == texts).all():  # sorted already, as our own tables are
+            return code, names
+        place = {text: i for i, text in enumerate(names.tolist())}
+        return np.array([place.get(text, -1) for text in texts.tolist()] + [-1])[code], names
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A column as float64, NaN where it is empty."""
+        column = self.table.column(name)
+        try:
+            return column.cast(pa.float64(), safe=False).to_numpy()
+        except pa.ArrowNotImplementedError:
+            raise UserError(f"{self.path}: column {name} holds {column.type}: write it as numbers") from None
+        except pa.ArrowInvalid:
+            bad = np.array([not _is_number(text) for text in column.to_pylist()])
+            self.refuse(bad, f'has {name} "{column[int(np.argmax(bad))]}", which is not a number')
+            raise
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        return text is None or pa.scalar(text).cast(pa.float64()) is not None
+    except pa.ArrowInvalid:
+        return False
+
+
+def files(path: str | os.PathLike) -> list[Path]:
+    """The files of a table: itself, or the Parquet files of a folder by name."""
+    path = Path(path)
+    found = sorted(path.glob("*.parquet")) if path.is_dir() else [path] * path.is_file()
+    if not found:
+        raise UserError(f"{path} is not a file: give the path of a Parquet or CSV table, or a folder of .parquet files")
+    return found
+
+
+def read_pieces(path: str | os.PathLike, needed: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Piece]:
+    """The columns `needed` and, where they exist, `optional` of a table, in order, a bounded number of rows at a time.
+
+    A CSV's columns are text, so that no id or name is reinterpreted.  Raises UserError for a missing or damaged file,
+    a missing column, a file without rows.
+    """
+    for file in files(path):
+        row = 0
+        try:
+            read = _parquet if _start(file) == PARQUET else _csv
+            for table in read(file, needed, optional):
+                if table.num_rows:
+                    yield Piece(file, row, table)
+                row += table.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(
+                f"{file} cannot be read, it is damaged, cut or no table: {error} "
+                "(what is read is Parquet, or comma-separated text in UTF-8)"
+            ) from None
+        if not row:
+            raise UserError(f"{file} has no rows")
+
+
+def read_whole(path: str | os.PathLike, needed: Sequence[str]) -> Piece:
+    """The columns `needed` of a small table, as one piece."""
+    return Piece(path, 0, pa.concat_tables(piece.table for piece in read_pieces(path, needed)))
+
+
+def cut(path: Path) -> bool:
+    """Whether a plain CSV lacks its last line break; cut Parquet and gzip files do not open at all."""
+    start = _start(path)
+    with open(path, "rb") as content:
+        content.seek(-1, os.SEEK_END)
+        return start != PARQUET and start[:2] != GZIP and content.read(1) not in b"\r\n"
+
+
+def _start(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(4)
+
+
+def _wanted(file: Path, names: Sequence[str], needed: Sequence[str], optional: Sequence[str]) -> list[str]:
+    for name in needed:
+        if names.count(name) != 1:
+            raise UserError(
+                f'{file} needs one column "{name}": the columns are {", ".join(needed)}, separated by commas; '
+                f"the file has {', '.join(names)}"
+            )
+    return [name for name in (*needed, *optional) if name in names]
+
+
+def _parquet(file: Path, needed: Sequence[str], optional: Sequence[str]) -> Iterator[pa.Table]:
+    with pq.ParquetFile(file) as content:
+        wanted = _wanted(file, content.schema_arrow.names, needed, optional)
+        for batch in content.iter_batches(ROWS_AT_ONCE, columns=wanted):
+            yield pa.Table.from_batches([batch]).replace_schema_metadata(content.schema_arrow.metadata)
+
+
+def _csv(file: Path, needed: Sequence[str], optional: Sequence[str]) -> Iterator[pa.Table]:
+    packed = "gzip" if _start(file)[:2] == GZIP else None
+
+    def opened(stream, **columns) -> pa.csv.CSVStreamingReader:
+        as_text = pa.csv.ConvertOptions(
+            column_types=dict.fromkeys((*needed, *optional), pa.string()), null_values=[""], strings_can_be_null=True,
+            **columns,
+        )  # fmt: skip
+        return pa.csv.open_csv(stream, pa.csv.ReadOptions(block_size=BYTES_AT_ONCE), convert_options=as_text)
+
+    with pa.input_stream(os.fspath(file), compression=packed) as stream:
+        wanted = _wanted(file, opened(stream).schema.names, needed, optional)
+    with pa.input_stream(os.fspath(file), compression=packed) as stream:
+        yield from (pa.Table.from_batches([batch]) for batch in opened(stream, include_columns=wanted))

@@ -1,0 +1,73 @@
+"""A study on a Dask cluster that somebody else started, with a worker that is really killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from test_study import study  # noqa: F401  (a fixture: the declared study with two factors, in a folder of its own)
+
+WAIT = 120  # seconds; what has not happened by then never will
+
+
+def until(condition, what: str):
+    deadline = time.monotonic() + WAIT
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    pytest.fail(f"after {WAIT} s there is still no {what}")
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Address of a scheduler on this machine, and its two workers."""
+    place = tmp_path / "scheduler.json"
+    started = []
+
+    def start(name: str, *options: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{name}", "--scheduler-file", str(place), *options]
+        started.append(subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL))
+        return started[-1]
+
+    start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--idle-timeout", "300 s")
+    workers = [
+        start("worker", "--nthreads", "1", "--no-nanny", "--no-dashboard", "--death-timeout", "300") for _ in range(2)
+    ]
+    yield until(lambda: place.exists() and json.loads(place.read_text())["address"], "scheduler"), workers
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_a_study_on_a_cluster_survives_a_killed_worker(study, cluster):  # noqa: F811
+    address, (victim, survivor) = cluster
+    declared = study.folder / "study.toml"
+    declared.write_text(declared.read_text().replace("replicates = 2", "replicates = 1"))  # four runs
+
+    def records() -> dict:
+        return {path: path.stat().st_mtime_ns for path in study.folder.rglob("record.json")}
+
+    command = ["study", "run", "--study", str(declared), "--budget", "smoke", "--scheduler", address]
+    suite = subprocess.Popen(
+        [sys.executable, "-c", "from hsetvae.cli import main; main()", *command], stdout=subprocess.PIPE, text=True
+    )
+
+    def running() -> set:
+        return {path.parent for path in study.folder.rglob("partial.ipynb")} - {path.parent for path in records()}
+
+    until(lambda: len(records()) >= 1 and len(running()) == 2, "moment with a finished run and two under way")
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    before, under_way = records(), running()
+    out, _ = suite.communicate(timeout=WAIT)
+    assert suite.returncode == 0, out
+    after = records()
+    assert survivor.poll() is None and under_way and not running()
+    assert under_way <= {path.parent for path in after}, "the run of the killed worker was repeated"
+    assert {path: after[path] for path in before} == before, "and finished ones were not"
+    assert all(json.loads(path.read_text())["status"] == "finished" for path in after)
+    assert "0 runs failed" in out
