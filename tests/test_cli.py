@@ -210,7 +210,7 @@ WRONG = {  # words of the command ({own} is the folder above, {new} a path that 
     "scores without outcomes": ("evaluate {own}/run --data {own}/events.csv", "give the outcome table"),
     "predictions into a folder": ("evaluate {own}/run {tables} --out {own}", "cannot be written"),
     "a report below a file": ("diagnose {own}/run {tables} --out {own}/events.csv", "cannot be written"),
-    "a table into a folder": ("data simulate --stays 5 --out {own}", "cannot be written"),
+    "a table into a folder": ("data simulate --stays 5 --out {own}", "no empty folder"),
     "no stays": ("data simulate --stays 0 --out {new}", "at least 1 stay"),
     "no Challenge 2012": ("data physionet2012 --source {own} --out {new}", "has no set-a.tar.gz"),
     "an unknown set": ("data physionet2012 --sets q --source {own} --out {new}", 'no set "q"'),
