@@ -128,7 +128,7 @@ class Config:
     label_smoothing: float = knob(0.0, "label smoothing in training", "share", "L5", at_least=0, at_most=0.5)
 
     # --- training --------------------------------------------------------------------------------------------------
-    lr: float = knob(1e-3, "learning rate of AdamW", "", at_least=0)
+    lr: float = knob(2e-3, "learning rate of AdamW", "", at_least=0)
     setvae_lr_scale: float = knob(1.0, "factor on the learning rate of the SetVAE", "", "T1", at_least=0)
     weight_decay: float = knob(0.0, "decoupled weight decay of matrices", "", "T2", at_least=0)
     lr_schedule: Literal["constant", "cosine", "restarts"] = knob(
@@ -144,7 +144,7 @@ class Config:
     patience: int = knob(
         0, "stop after this many epochs without a better validation loss; 0 = never", "epochs", at_least=0
     )
-    pretrain_epochs: int = knob(4, "epochs of training the SetVAE alone before the rest", "epochs", "T1", at_least=0)
+    pretrain_epochs: int = knob(3, "epochs of training the SetVAE alone before the rest", "epochs", "T1", at_least=0)
     stages: Literal["joint", "progressive"] = knob(
         "joint", "train all at once, or head → head + Transformer → all, a third of the steps each", ledger="A2"
     )
