@@ -10,6 +10,7 @@ import importlib.metadata
 import io
 import os
 import platform
+import re
 import time
 from pathlib import Path
 
@@ -44,6 +45,11 @@ def table(columns: dict | list | pd.DataFrame) -> None:
 def box(title: str, body: str, kind: str = "note") -> None:
     """An admonition of the theme; in JupyterLab it is a bold title and a text.  `body` is HTML."""
     display(HTML(f'<div class="admonition {kind}"><p class="admonition-title">{html.escape(title)}</p>{body}</div>'))
+
+
+def takeaway(text: str) -> None:
+    """The one thing to keep from a page, with a number that the page has computed."""
+    box("Takeaway", f"<p>{html.escape(text)}</p>", "tip")
 
 
 def provenance(what: str = "Computed while this book was built") -> None:
@@ -101,7 +107,8 @@ def records() -> pd.DataFrame | None:
     try:
         return load_records(STUDY, BUDGET)
     except StaleRecords as error:
-        box("No results are shown", f"<p>{html.escape(str(error))}</p>", "warning")
+        text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(str(error)))
+        box("No results are shown", f"<p>{text[0].upper()}{text[1:]}.</p>", "warning")
         return None
 
 
