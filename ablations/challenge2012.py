@@ -83,7 +83,7 @@ def facts(source: Path, sets: Annotated[str, typer.Option(help="Which of the set
     cohort, report = load_challenge2012(source, letters)
     table = pd.DataFrame(counted(cohort, report), columns=["part", "name", "value"])
     table = pd.concat([table, pd.DataFrame(bars(cohort))]).assign(sets=", ".join(letters), **today())
-    write_atomically(RESULTS / "challenge2012.csv", table.to_csv(index=False, float_format="%.6g").encode())
+    write_atomically(RESULTS / "challenge2012.csv", table.to_csv(index=False, float_format="%.8g").encode())
     print(f"wrote {RESULTS / 'challenge2012.csv'}: {len(table)} facts about sets {', '.join(letters)}")
 
 
@@ -102,7 +102,7 @@ def runs(folders: list[Path], data: Annotated[Path, typer.Option(help="The table
     table = pd.DataFrame(rows)
     if path.exists():
         table = pd.concat([pd.read_csv(path), table]).drop_duplicates(["arm", "seed"], keep="last")
-    write_atomically(path, table.to_csv(index=False, float_format="%.6g").encode())
+    write_atomically(path, table.to_csv(index=False, float_format="%.8g").encode())
     print(f"wrote {path}: {len(table)} runs")
 
 

@@ -24,7 +24,7 @@ from IPython.display import HTML, display
 import hsetvae
 from hsetvae import plots
 from hsetvae.config import PRESETS, Config, stream
-from hsetvae.data import Cohort, Standardiser, collate, split
+from hsetvae.data import Standardiser, collate, split
 from hsetvae.declaration import load_study
 from hsetvae.model import HSetVAE, initialise
 from hsetvae.simulate import simulate
@@ -75,24 +75,6 @@ def untrained(config: Config, stays: int, seed: int = 0):
     model = HSetVAE(config, len(cohort.variables))
     initialise(model, config, stream(seed, "book"))
     return batch, model.eval()
-
-
-def twin(cohort: Cohort) -> None:
-    """Sizes of a cohort beside those of Challenge 2012, sets a and b, counted in their 8,000 records."""
-    sets, events = np.diff(cohort.first_set), np.diff(cohort.first_event)
-    per_stay = np.add.reduceat(events, cohort.first_set[:-1])
-    rows = [
-        ("stays", f"{len(cohort):,}", "8,000"),
-        ("share with the outcome", f"{cohort.outcome.mean():.1%}", f"{(554 + 568) / 8000:.1%}"),
-        ("variables", f"{len(cohort.variables)}", "41"),
-        ("sets per stay, median", f"{np.median(sets):.0f}", "72"),
-        ("sets per stay, 99 %", f"{np.quantile(sets, 0.99):.0f}", "141"),
-        ("sets per stay, most", f"{sets.max()}", "203"),
-        ("events per set, mean", f"{events.mean():.1f}", "5.9"),
-        ("events per set, most", f"{events.max()}", "39"),
-        ("events per stay, mean", f"{per_stay.mean():.0f}", "438"),
-    ]
-    table(pd.DataFrame(rows, columns=["", "simulated", "Challenge 2012"]))
 
 
 # --- the study -------------------------------------------------------------------------------------------------------

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import bookkit
+import numpy as np
 import pandas as pd
+
+from hsetvae.data import Cohort
 
 RESULTS = Path(__file__).resolve().parent.parent / "ablations" / "results"
 SCORES = {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier score", "ece": "calibration error"}
@@ -21,6 +24,20 @@ def part(name: str) -> pd.Series:
 def number(value: float) -> str:
     """A count as a count, anything else to three digits."""
     return f"{value:,.0f}" if value == round(value) else f"{value:.3g}"
+
+
+def twin(cohort: Cohort) -> None:
+    """Sizes of a cohort beside those of Challenge 2012."""
+    sets, events = np.diff(cohort.first_set), np.diff(cohort.first_event)
+    mine = {
+        "stays": len(cohort), "share with the outcome": cohort.outcome.mean(), "variables": len(cohort.variables),
+        "sets per stay, median": np.median(sets), "sets per stay, most": sets.max(),
+        "events per set, mean": events.mean(), "events per set, most": events.max(),
+        "events per stay, mean": len(cohort.value) / len(cohort),
+    }  # fmt: skip
+    real = part("size")
+    bookkit.table({"": list(mine), "simulated": [number(v) for v in mine.values()],
+                   "Challenge 2012": [number(real[name]) for name in mine]})  # fmt: skip
 
 
 def bars() -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """The book builds strictly, needs no other host, and a broken page breaks the build."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 # pages that `make book` executes and this test does not
-SLOW = [f"{page}*" for page in "training collapse linear_vae sets levels decoding patient comparing adding".split()]
+SLOW = [f"{page}*" for page in "training collapse linear_vae sets levels decoding patient own_data comparing adding".split()]
 
 
 def copy_book(folder: Path) -> Path:
@@ -49,6 +50,18 @@ def test_no_page_loads_anything_from_another_host(html):
     for page in html.rglob("*.html"):
         assert not loads.search(page.read_text()), page.name
     assert (html / "_static" / "mathjax" / "tex-chtml.js").is_file()
+
+
+def test_a_page_with_code_can_be_taken_along_as_a_notebook_without_outputs(html):
+    for name in ("history", "ablations/beta"):
+        assert f"_sources/{name}.ipynb" in (html / f"{name}.html").read_text()
+        notebook = json.loads((html / "_sources" / f"{name}.ipynb").read_text())
+        assert not any(cell.get("outputs") for cell in notebook["cells"])
+
+
+def test_launch_buttons_come_with_the_address_of_a_public_repository_and_not_before(html):
+    assert not yaml.safe_load((ROOT / "book" / "_config.yml").read_text())["repository"]["url"]
+    assert "mybinder.org" not in (html / "history.html").read_text()
 
 
 def test_a_page_that_fails_breaks_the_build(tmp_path):

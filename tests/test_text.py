@@ -211,3 +211,10 @@ def test_the_glossary_is_in_order_and_knows_every_simulated_variable():
         assert one == sorted(one, key=str.lower)
     variables = set(simulate(stays=1).cohort.variables)
     assert variables <= {term for one in terms for term in one}
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "simulate(" in p.read_text()], ids=lambda page: page.stem)
+def test_what_a_reader_may_change_stands_at_the_top_of_the_page(page):
+    cells = re.findall(r"^```\{code-cell\}.*?^```$", page.read_text(), flags=re.M | re.S)
+    assert ":tags: [parameters]" in cells[1], "after the imports comes the cell of parameters"
+    assert re.findall(r"^(\w+)(?:, \w+)* = ", cells[1], flags=re.M)
