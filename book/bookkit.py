@@ -198,7 +198,7 @@ class Question:
 
     def figure(self) -> None:
         if records() is None:
-            return
+            return box("Nothing to draw", "<p>There is no result until the runs are made again; see the top.</p>")
         r, name, measure = records(), self.q.name, self.e.name
         parts = {"mean over the other factors": effects(STUDY, r, name, measure)}
         for other in (f for f in STUDY.factorial if f != name):

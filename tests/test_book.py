@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import yaml
 
@@ -95,3 +97,46 @@ def test_pages_are_quiet_and_fit_in_a_browser(html, width, scheme):
             page.close()
         browser.close()
     assert not found
+
+
+# --- what the pages share --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shown(monkeypatch) -> list[str]:
+    """The HTML that helpers of the book display."""
+    monkeypatch.syspath_prepend(str(ROOT / "book"))
+    pieces = []
+    for name in ("bookkit", "explorer"):
+        monkeypatch.setattr(f"{name}.display", lambda piece: pieces.append(piece.data))
+    return pieces
+
+
+def test_an_explorer_shows_one_figure_at_a_time_and_says_what_is_on_each(shown):
+    from explorer import explorer
+
+    frames = {text: (plt.figure(), f"a figure about {text}") for text in ("one", "two & three")}
+    explorer("some", "a choice", frames, "caption", start=1)
+    assert len(re.findall(r'<input type="radio" name="some"', shown[0])) == 2 == shown[0].count("<label for=")
+    assert re.findall(r'id="(some-\d)" checked', shown[0]) == ["some-1"]
+    assert 'alt="a figure about two &amp; three"' in shown[0]
+    assert not plt.get_fignums()
+
+
+def test_runs_on_challenge_2012_are_shown_when_they_are_recorded_and_missed_when_not(shown, monkeypatch, tmp_path):
+    import challenge
+
+    monkeypatch.setattr(challenge, "RESULTS", tmp_path)
+    challenge.runs()
+    assert "Not yet recorded" in shown[-1]
+    scores = {f"{metric}{end}": 0.5 for metric in challenge.SCORES for end in ("", "_low", "_high")}
+    row = {"arm": "mine", "seed": 0, "n": 100, **scores, "seconds": 120, "hsetvae": "1", "date": "2025-01-01"}
+    pd.DataFrame([row]).to_csv(tmp_path / "challenge2012_runs.csv", index=False)
+    challenge.runs()
+    assert "mine" in shown[-2] and "0.500 [0.500, 0.500]" in shown[-2] and "2025-01-01" in shown[-1]
+
+
+def test_the_facts_about_challenge_2012_say_which_sets_version_and_date_they_are_of():
+    facts = pd.read_csv(ROOT / "ablations" / "results" / "challenge2012.csv")
+    assert not facts[["part", "name", "value", "sets", "hsetvae", "date"]].isna().any().any()
+    assert {"size", "reader", "measured"} <= set(facts["part"])

@@ -14,6 +14,13 @@ def name(app, doctree) -> None:
             cell["prompt_hide"] = cell["prompt_show"].replace("Show", "Hide")
 
 
+def speak(app, pagename, templatename, context, doctree) -> None:
+    """A screen reader hears the prompt that is seen, and not the same label for all."""
+    if doctree is not None:
+        context["body"] = context["body"].replace(' aria-label="Toggle hidden content"', "")
+
+
 def setup(app) -> dict:
     app.connect("doctree-read", name)
+    app.connect("html-page-context", speak)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
