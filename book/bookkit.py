@@ -286,4 +286,4 @@ def cost() -> None:
                  "of which training": f"{r['seconds_training'].median():.1f}",
                  "hours in all": f"{r['seconds'].sum() / 3600:.2f}", "cores": r["cores"].max(),
                  "threads a run": r["threads"].max()}  # fmt: skip
-        table([{"": name, "value": str(value)} for name, value in facts.items()])
+        table([{"fact": name, "value": str(value)} for name, value in facts.items()])

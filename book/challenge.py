@@ -36,7 +36,7 @@ def twin(cohort: Cohort) -> None:
         "events per stay, mean": len(cohort.value) / len(cohort),
     }  # fmt: skip
     real = part("size")
-    bookkit.table({"": list(mine), "simulated": [number(v) for v in mine.values()],
+    bookkit.table({"size": list(mine), "simulated": [number(v) for v in mine.values()],
                    "Challenge 2012": [number(real[name]) for name in mine]})  # fmt: skip
 
 
