@@ -57,7 +57,7 @@ book: $(ENVIRONMENT)  ## build the book from scratch; every page is executed, ev
 	$(JUPYTER_BOOK)
 
 lab: $(ENVIRONMENT)  ## open JupyterLab: every page of the book and ablations/run.ipynb run as notebooks
-	jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/book
+	JUPYTER_CONFIG_PATH=$(CURDIR)/book/_lab jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/book
 
 smoke: $(ENVIRONMENT)  ## run the ablation suite at its smallest, to see that it runs (about a minute)
 	hsetvae study run --budget smoke

@@ -10,6 +10,7 @@ import importlib.metadata
 import io
 import os
 import platform
+import re
 import time
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from IPython.display import HTML, display
 import hsetvae
 from hsetvae import plots
 from hsetvae.config import PRESETS, Config, stream
-from hsetvae.data import Cohort, Standardiser, collate, split
+from hsetvae.data import Standardiser, collate, split
 from hsetvae.declaration import load_study
 from hsetvae.model import HSetVAE, initialise
 from hsetvae.simulate import simulate
@@ -44,6 +45,11 @@ def table(columns: dict | list | pd.DataFrame) -> None:
 def box(title: str, body: str, kind: str = "note") -> None:
     """An admonition of the theme; in JupyterLab it is a bold title and a text.  `body` is HTML."""
     display(HTML(f'<div class="admonition {kind}"><p class="admonition-title">{html.escape(title)}</p>{body}</div>'))
+
+
+def takeaway(text: str) -> None:
+    """The one thing to keep from a page, with a number that the page has computed."""
+    box("Takeaway", f"<p>{html.escape(text)}</p>", "tip")
 
 
 def provenance(what: str = "Computed while this book was built") -> None:
@@ -71,24 +77,6 @@ def untrained(config: Config, stays: int, seed: int = 0):
     return batch, model.eval()
 
 
-def twin(cohort: Cohort) -> None:
-    """Sizes of a cohort beside those of Challenge 2012, sets a and b, counted in their 8,000 records."""
-    sets, events = np.diff(cohort.first_set), np.diff(cohort.first_event)
-    per_stay = np.add.reduceat(events, cohort.first_set[:-1])
-    rows = [
-        ("stays", f"{len(cohort):,}", "8,000"),
-        ("share with the outcome", f"{cohort.outcome.mean():.1%}", f"{(554 + 568) / 8000:.1%}"),
-        ("variables", f"{len(cohort.variables)}", "41"),
-        ("sets per stay, median", f"{np.median(sets):.0f}", "72"),
-        ("sets per stay, 99 %", f"{np.quantile(sets, 0.99):.0f}", "141"),
-        ("sets per stay, most", f"{sets.max()}", "203"),
-        ("events per set, mean", f"{events.mean():.1f}", "5.9"),
-        ("events per set, most", f"{events.max()}", "39"),
-        ("events per stay, mean", f"{per_stay.mean():.0f}", "438"),
-    ]
-    table(pd.DataFrame(rows, columns=["", "simulated", "Challenge 2012"]))
-
-
 # --- the study -------------------------------------------------------------------------------------------------------
 
 BUDGET = "standard"
@@ -101,7 +89,8 @@ def records() -> pd.DataFrame | None:
     try:
         return load_records(STUDY, BUDGET)
     except StaleRecords as error:
-        box("No results are shown", f"<p>{html.escape(str(error))}</p>", "warning")
+        text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(str(error)))
+        box("No results are shown", f"<p>{text[0].upper()}{text[1:]}.</p>", "warning")
         return None
 
 
@@ -209,7 +198,7 @@ class Question:
 
     def figure(self) -> None:
         if records() is None:
-            return
+            return box("Nothing to draw", "<p>There is no result until the runs are made again; see the top.</p>")
         r, name, measure = records(), self.q.name, self.e.name
         parts = {"mean over the other factors": effects(STUDY, r, name, measure)}
         for other in (f for f in STUDY.factorial if f != name):
@@ -297,37 +286,4 @@ def cost() -> None:
                  "of which training": f"{r['seconds_training'].median():.1f}",
                  "hours in all": f"{r['seconds'].sum() / 3600:.2f}", "cores": r["cores"].max(),
                  "threads a run": r["threads"].max()}  # fmt: skip
-        table([{"": name, "value": str(value)} for name, value in facts.items()])
-
-
-# --- training and diagnosis ------------------------------------------------------------------------------------------
-
-MEASURES = {
-    "au_ratio": "active units / dimensions", "kl": "KL (nats per set)", "mi": "mutual information (nats)",
-    "decoder_use_current": "decoder use (nats per set)", "at_floor": "share at the floor",
-    "collapsed": "share collapsed (0.01, 0.01)", "mean_sigma": "mean sigma", "s_past": "S_past", "s_cur": "S_cur",
-    "zh_cka": "similarity of z and h (CKA)", "probe_gain": "probe gain of h over z (R²)",
-}  # fmt: skip
-
-
-def measures(found: dict[str, dict]) -> None:
-    """Diagnoses side by side, each beside its network before training."""
-    rows = []
-    for key, text in MEASURES.items():
-        row = {"measure": text}
-        for name, m in found.items():
-            row |= {name: m[key], f"{name}, untrained": m["untrained"][key]}
-        rows.append(row)
-    table(rows)
-
-
-def logged_numbers(history: pd.DataFrame) -> None:
-    """Every column of a run's history with its meaning; a column without one is an error, and fails the build."""
-    meanings = dict(pd.read_csv(Path(__file__).resolve().parent / "history.csv").itertuples(index=False))
-    rows = []
-    for name in history.columns:
-        fits = [key for key in meanings if name == key or (key in ("kl_level", "validation_") and name.startswith(key))]
-        if not fits:
-            raise KeyError(f"history column {name} is explained nowhere: add it to book/history.csv")
-        rows.append((name, meanings[max(fits, key=len)]))
-    table(pd.DataFrame(rows, columns=["column", "meaning (mean over the steps since the last row)"]))
+        table([{"fact": name, "value": str(value)} for name, value in facts.items()])

@@ -1,22 +1,20 @@
 """The book builds strictly, needs no other host, and a broken page breaks the build."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-SLOW = [
-    "training*",
-    "collapse*",
-    "patient*",
-    "comparing*",
-    "adding*",
-]  # pages that `make book` executes and this test does not
+# pages that `make book` executes and this test does not
+SLOW = "training* collapse* linear_vae* sets* levels* decoding* patient* own_data* comparing* adding*".split()
 
 
 def copy_book(folder: Path) -> Path:
@@ -56,6 +54,18 @@ def test_no_page_loads_anything_from_another_host(html):
     assert (html / "_static" / "mathjax" / "tex-chtml.js").is_file()
 
 
+def test_a_page_with_code_can_be_taken_along_as_a_notebook_without_outputs(html):
+    for name in ("history", "ablations/beta"):
+        assert f"_sources/{name}.ipynb" in (html / f"{name}.html").read_text()
+        notebook = json.loads((html / "_sources" / f"{name}.ipynb").read_text())
+        assert not any(cell.get("outputs") for cell in notebook["cells"])
+
+
+def test_launch_buttons_come_with_the_address_of_a_public_repository_and_not_before(html):
+    assert not yaml.safe_load((ROOT / "book" / "_config.yml").read_text())["repository"]["url"]
+    assert "mybinder.org" not in (html / "history.html").read_text()
+
+
 def test_a_page_that_fails_breaks_the_build(tmp_path):
     book = copy_book(tmp_path)
     (book / "_toc.yml").write_text("format: jb-book\nroot: broken\n")
@@ -87,3 +97,46 @@ def test_pages_are_quiet_and_fit_in_a_browser(html, width, scheme):
             page.close()
         browser.close()
     assert not found
+
+
+# --- what the pages share --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shown(monkeypatch) -> list[str]:
+    """The HTML that helpers of the book display."""
+    monkeypatch.syspath_prepend(str(ROOT / "book"))
+    pieces = []
+    for name in ("bookkit", "explorer"):
+        monkeypatch.setattr(f"{name}.display", lambda piece: pieces.append(piece.data))
+    return pieces
+
+
+def test_an_explorer_shows_one_figure_at_a_time_and_says_what_is_on_each(shown):
+    from explorer import explorer
+
+    frames = {text: (plt.figure(), f"a figure about {text}") for text in ("one", "two & three")}
+    explorer("some", "a choice", frames, "caption", start=1)
+    assert len(re.findall(r'<input type="radio" name="some"', shown[0])) == 2 == shown[0].count("<label for=")
+    assert re.findall(r'id="(some-\d)" checked', shown[0]) == ["some-1"]
+    assert 'alt="a figure about two &amp; three"' in shown[0]
+    assert not plt.get_fignums()
+
+
+def test_runs_on_challenge_2012_are_shown_when_they_are_recorded_and_missed_when_not(shown, monkeypatch, tmp_path):
+    import challenge
+
+    monkeypatch.setattr(challenge, "RESULTS", tmp_path)
+    challenge.runs()
+    assert "Not yet recorded" in shown[-1]
+    scores = {f"{metric}{end}": 0.5 for metric in challenge.SCORES for end in ("", "_low", "_high")}
+    row = {"arm": "mine", "seed": 0, "n": 100, **scores, "seconds": 120, "hsetvae": "1", "date": "2025-01-01"}
+    pd.DataFrame([row]).to_csv(tmp_path / "challenge2012_runs.csv", index=False)
+    challenge.runs()
+    assert "mine" in shown[-2] and "0.500 [0.500, 0.500]" in shown[-2] and "2025-01-01" in shown[-1]
+
+
+def test_the_facts_about_challenge_2012_say_which_sets_version_and_date_they_are_of():
+    facts = pd.read_csv(ROOT / "ablations" / "results" / "challenge2012.csv")
+    assert not facts[["part", "name", "value", "sets", "hsetvae", "date"]].isna().any().any()
+    assert {"size", "reader", "measured"} <= set(facts["part"])

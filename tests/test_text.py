@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 import hsetvae
 from hsetvae.cli import app
 from hsetvae.config import Config
+from hsetvae.simulate import simulate
 
 ROOT = Path(__file__).resolve().parents[1]
 TRACKED = [
@@ -199,5 +200,21 @@ def test_a_page_with_code_is_executed_and_says_where_its_numbers_come_from(page)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_drawn_figure_has_alt_text_and_a_caption(page):
     for cell in re.findall(r"^```\{code-cell\}.*?^```$", page.read_text(), flags=re.M | re.S):
-        if "plt.subplots(" in cell:
+        if "plt.subplots(" in cell and "explorer(" not in cell:  # an explorer takes a text with each of its figures
             assert "alt:" in cell and "caption:" in cell
+
+
+def test_the_glossary_is_in_order_and_knows_every_simulated_variable():
+    lists = re.findall(r"```\{glossary\}\n(.*?)```", (ROOT / "book" / "glossary.md").read_text(), flags=re.S)
+    terms = [[line for line in text.splitlines() if line and line[0] != " "] for text in lists]
+    for one in terms:
+        assert one == sorted(one, key=str.lower)
+    variables = set(simulate(stays=1).cohort.variables)
+    assert variables <= {term for one in terms for term in one}
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "simulate(" in p.read_text()], ids=lambda page: page.stem)
+def test_what_a_reader_may_change_stands_at_the_top_of_the_page(page):
+    cells = re.findall(r"^```\{code-cell\}.*?^```$", page.read_text(), flags=re.M | re.S)
+    assert ":tags: [parameters]" in cells[1], "after the imports comes the cell of parameters"
+    assert re.findall(r"^(\w+)(?:, \w+)* = ", cells[1], flags=re.M)

@@ -1,4 +1,4 @@
-"""Put MathJax beside the book's pages, so that formulas need no other host.
+"""Put MathJax beside the book's pages, so that formulas need no other host; and search quietly in a book on a disk.
 
 The wheel `sphinx-mathjax-offline` carries 24 MB of MathJax; a page with TeX input and HTML output loads one script and
 the fonts it names, 1.6 MB.
@@ -10,6 +10,8 @@ import importlib.metadata
 import shutil
 from pathlib import Path
 
+# Excerpts below search hits are fetched page by page, which browsers refuse between files.
+QUIET_SEARCH = "if (location.protocol === 'file:') DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false"
 PARTS = ("tex-chtml.js", "output/chtml/fonts")
 
 
@@ -27,4 +29,5 @@ def copy_mathjax(app, exception) -> None:
 
 def setup(app) -> dict:
     app.connect("build-finished", copy_mathjax)
+    app.add_js_file(None, body=QUIET_SEARCH)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

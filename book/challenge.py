@@ -1,0 +1,89 @@
+"""Challenge 2012 as the book shows it, without the data: from two tables that `ablations/challenge2012.py` writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bookkit
+import numpy as np
+import pandas as pd
+
+from hsetvae.data import Cohort
+
+RESULTS = Path(__file__).resolve().parent.parent / "ablations" / "results"
+SCORES = {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier score", "ece": "calibration error"}
+FACTS = pd.read_csv(RESULTS / "challenge2012.csv")
+
+
+def part(name: str) -> pd.Series:
+    """The facts of one part: name -> value."""
+    rows = FACTS[FACTS["part"] == name]
+    return pd.Series(rows["value"].to_numpy(), index=rows["name"])
+
+
+def number(value: float) -> str:
+    """A count as a count, anything else to three digits."""
+    return f"{value:,.0f}" if value == round(value) else f"{value:.3g}"
+
+
+def twin(cohort: Cohort) -> None:
+    """Sizes of a cohort beside those of Challenge 2012."""
+    sets, events = np.diff(cohort.first_set), np.diff(cohort.first_event)
+    mine = {
+        "stays": len(cohort), "share with the outcome": cohort.outcome.mean(), "variables": len(cohort.variables),
+        "sets per stay, median": np.median(sets), "sets per stay, most": sets.max(),
+        "events per set, mean": events.mean(), "events per set, most": events.max(),
+        "events per stay, mean": len(cohort.value) / len(cohort),
+    }  # fmt: skip
+    real = part("size")
+    bookkit.table({"size": list(mine), "simulated": [number(v) for v in mine.values()],
+                   "Challenge 2012": [number(real[name]) for name in mine]})  # fmt: skip
+
+
+def bars() -> pd.DataFrame:
+    """Scores of the baselines: protocol, model, metric, value, low, high, n."""
+    rows = FACTS[FACTS["part"].str.startswith("bar: ")].copy()
+    rows["protocol"] = rows["part"].str.removeprefix("bar: ")
+    rows[["model", "metric"]] = rows["name"].str.rsplit(", ", n=1, expand=True)
+    return rows.drop(columns=["part", "name"])
+
+
+def bar_table() -> None:
+    """The bars: mean and range over the random splits, and each fixed protocol with its interval."""
+    rows = []
+    table = bars()
+    table["kind"] = table["protocol"].where(~table["protocol"].str.startswith("split "), "random splits")
+    for (kind, model), part_ in table.groupby(["kind", "model"], sort=False):
+        row = {"protocol": kind, "model": model, "test stays": f"{part_['n'].iloc[0]:.0f}"}
+        for metric, text in SCORES.items():
+            values = part_[part_["metric"] == metric]
+            several = len(values) > 1
+            low, high = (values["value"].agg(["min", "max"]) if several else values[["low", "high"]].iloc[0]).tolist()
+            row[text] = f"{values['value'].mean():.3f} [{low:.3f}, {high:.3f}]"
+        rows.append(row)
+    bookkit.table(rows)
+
+
+def runs() -> None:
+    """Scores of trained runs of the model; a note where none has been recorded."""
+    path = RESULTS / "challenge2012_runs.csv"
+    if not path.exists():
+        bookkit.box("Not yet recorded", "<p>No run of the model on Challenge 2012 is recorded with this version. The "
+                    "command below trains one, and the last line adds it to this page.</p>")  # fmt: skip
+        return
+    table = pd.read_csv(path)
+    show = table[["arm", "seed", "n"]].rename(columns={"n": "test stays"})
+    for metric, text in SCORES.items():
+        columns = zip(table[metric], table[f"{metric}_low"], table[f"{metric}_high"], strict=True)
+        show[text] = [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in columns]
+    show["minutes"] = (table["seconds"] / 60).round().astype(int)
+    bookkit.table(show)
+    bookkit.provenance(f"Runs recorded {table['date'].min()} to {table['date'].max()} with hsetvae "
+                       f"{', '.join(sorted(map(str, table['hsetvae'].unique())))}. Page built")  # fmt: skip
+
+
+def provenance() -> None:
+    """Where the facts of the page come from."""
+    first = FACTS.iloc[0]
+    made = f"with hsetvae {first['hsetvae']} on {first['date']}"
+    bookkit.provenance(f"Counted in sets {first['sets']} {made}. Page built")

@@ -1,0 +1,44 @@
+"""Pictures that a reader moves through: one figure per setting, chosen by radio buttons.
+
+Nothing but HTML and CSS: it works in the built book, from a file, by keyboard (arrow keys), and in JupyterLab.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+
+import matplotlib.pyplot as plt
+from IPython.display import HTML, display
+from matplotlib.figure import Figure
+
+
+def svg(figure: Figure) -> str:
+    """A figure as the address of an image, the same bytes for the same figure; the figure is closed."""
+    content = io.BytesIO()
+    with plt.rc_context({"svg.hashsalt": "hsetvae"}):
+        figure.savefig(content, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return "data:image/svg+xml;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def explorer(name: str, label: str, frames: dict[str, tuple[Figure, str]], caption: str, start: int = 0) -> None:
+    """Show one of `frames` (setting -> figure, text for who cannot see it) at a time, first the one at `start`.
+
+    `name` is unique on the page; `label` says what the settings are.
+    """
+    buttons = "".join(
+        f'<input type="radio" name="{name}" id="{name}-{i}"{" checked" * (i == start)}>'
+        f'<label for="{name}-{i}">{html.escape(setting)}</label>'
+        for i, setting in enumerate(frames)
+    )
+    images = "".join(f'<img src="{svg(figure)}" alt="{html.escape(alt)}" />' for figure, alt in frames.values())
+    rules = "".join(
+        f"#{name}-{i}:checked ~ figure img:nth-of-type({i + 1}) {{ display: block }}" for i in range(len(frames))
+    )
+    display(HTML(
+        f"<style>.explorer figure img {{ display: none }} {rules}</style>"
+        f'<fieldset class="explorer"><legend>{html.escape(label)}</legend>{buttons}'
+        f"<figure>{images}<figcaption>{html.escape(caption)}</figcaption></figure></fieldset>"
+    ))  # fmt: skip

@@ -1,0 +1,61 @@
+"""The notation table: every symbol with the expression that holds it, evaluated on a batch before it is shown."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import bookkit
+import pandas as pd
+import torch
+from IPython.display import Markdown, display
+
+from hsetvae.config import IMPROVED
+from hsetvae.data import Standardiser, collate, split
+from hsetvae.model import HSetVAE, initialise
+from hsetvae.objective import class_weight_at, level_weights, reconstruction_weight_at
+from hsetvae.simulate import simulate
+from hsetvae.study import effects
+
+TABLE = Path(__file__).resolve().parent / "notation.csv"
+
+
+def known() -> dict:
+    """The names that the expressions use: one batch, an untrained model's output on it, and the declared study."""
+    config, cohort = IMPROVED.but(width=32, latent=6, levels=3), simulate(stays=20, seed=0).cohort
+    index = split(cohort, seed=0).train
+    batch = collate(cohort, index, Standardiser.fit(cohort, index), config.max_sets)
+    model = HSetVAE(config, len(cohort.variables))
+    initialise(model, config, seed=0)
+    with torch.no_grad():
+        output = model.eval()(batch, sample=False)
+    weights = {f.__name__: f for f in (level_weights, reconstruction_weight_at, class_weight_at)}
+    return {"config": config, "cohort": cohort, "batch": batch, "output": output, "study": bookkit.STUDY,
+            "step": 1, "total": 10, **weights}  # fmt: skip
+
+
+def checked() -> pd.DataFrame:
+    """The table, after every expression has been evaluated and has the shape that is claimed; else an error."""
+    table, names = pd.read_csv(TABLE, keep_default_na=False), known()
+    sizes = {}
+    for row in table.itertuples():
+        if row.code.startswith("effects("):  # needs records: its parameters are compared instead
+            parameters = ", ".join(inspect.signature(effects).parameters)
+            assert row.code == f"effects({parameters})", f"{row.code} is not how effects is called"
+            continue
+        value = eval(row.code, dict(names))
+        if row.part == "sizes":
+            sizes[row.symbol.strip("$")] = value
+        shape = tuple(sizes[letter] for letter in row.shape.split())
+        assert tuple(getattr(value, "shape", ())) == shape, f"{row.code} has shape {value.shape}, not {row.shape}"
+    assert len(set(sizes.values())) == len(sizes), "sizes that are equal could be mistaken for one another"
+    return table
+
+
+def show(part: str) -> None:
+    """One part of the table as Markdown, formulas rendered."""
+    rows = checked().query("part == @part")
+    lines = ["| symbol | code | shape | unit | meaning |", "|---|---|---|---|---|"]
+    for row in rows.itertuples():
+        lines.append(f"| {row.symbol} | `{row.code}` | {row.shape.replace(' ', ' × ')} | {row.unit} | {row.meaning} |")
+    display(Markdown("\n".join(lines)))

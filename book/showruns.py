@@ -1,0 +1,47 @@
+"""What the pages show of a run: its diagnosis, its scores, the meaning of what it logged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bookkit
+import pandas as pd
+
+MEASURES = {
+    "au_ratio": "active units / dimensions", "kl": "KL (nats per set)", "mi": "mutual information (nats)",
+    "decoder_use_current": "decoder use (nats per set)", "at_floor": "share at the floor",
+    "collapsed": "share collapsed (0.01, 0.01)", "mean_sigma": "mean sigma", "s_past": "S_past", "s_cur": "S_cur",
+    "zh_cka": "similarity of z and h (CKA)", "probe_gain": "probe gain of h over z (R²)",
+}  # fmt: skip
+
+
+def measures(found: dict[str, dict]) -> None:
+    """Diagnoses side by side, each beside its network before training."""
+    rows = []
+    for key, text in MEASURES.items():
+        row = {"measure": text}
+        for name, m in found.items():
+            row |= {name: m[key], f"{name}, untrained": m["untrained"][key]}
+        rows.append(row)
+    bookkit.table(rows)
+
+
+def scores(found: dict[str, dict]) -> None:
+    """Scores side by side, each with its 95 % interval."""
+    columns = {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier score"}
+    bookkit.table([
+        {"predictor": name, **{text: f"{s[key]:.3f} [{s[key + '_low']:.3f}, {s[key + '_high']:.3f}]"
+                               for key, text in columns.items()}} for name, s in found.items()
+    ])  # fmt: skip
+
+
+def logged_numbers(history: pd.DataFrame) -> None:
+    """Every column of a run's history with its meaning; a column without one is an error, and fails the build."""
+    meanings = dict(pd.read_csv(Path(__file__).resolve().parent / "history.csv").itertuples(index=False))
+    rows = []
+    for name in history.columns:
+        fits = [key for key in meanings if name == key or (key in ("kl_level", "validation_") and name.startswith(key))]
+        if not fits:
+            raise KeyError(f"history column {name} is explained nowhere: add it to book/history.csv")
+        rows.append((name, meanings[max(fits, key=len)]))
+    bookkit.table(pd.DataFrame(rows, columns=["column", "meaning (mean over the steps since the last row)"]))
