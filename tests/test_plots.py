@@ -27,6 +27,10 @@ PAIRED = pd.DataFrame({"replicate": [0, 0, 1, 1], "arm": ["old", "new"] * 2, "va
 FACTORS = pd.DataFrame(
     [{"f": f, "g": g, "k": f, "auroc": x + y} for x, f in enumerate("ab") for y, g in enumerate("cd")]
 )
+ROADMAP = pd.DataFrame(
+    [{"order": o, "step": s, "label": "ab"[s], "replicate": r, "value": o + s + r / 10} for o in (0, 1, 2)
+     for s in (0, 1) for r in (0, 1)]
+)  # fmt: skip
 SPECTRUM = pd.DataFrame(
     [{"level": lev, "network": n, "rank": r, "variance": 1 / r} for lev in (1, 2) for n in ("trained", "untrained")
      for r in (1, 2, 3)]
@@ -44,6 +48,7 @@ FIGURES = {  # figure -> how it is drawn, and the axes that name things instead 
     "paired": (lambda: plots.paired(PAIRED, "AUROC"), ""),
     "interaction": (lambda: plots.interaction(FACTORS, "f", "g", "auroc", "AUROC"), "x"),
     "interaction_grid": (lambda: plots.interaction_grid(FACTORS, ["f", "g", "k"], "auroc", "AUROC"), "xy"),
+    "roadmap": (lambda: plots.roadmap(ROADMAP, "AUROC"), "y"),
     "training_curves": (lambda: plots.training_curves(HISTORY), ""),
     "kl_levels": (lambda: plots.kl_levels(HISTORY), ""),
     "gradient_health": (lambda: plots.gradient_health(HISTORY), ""),
