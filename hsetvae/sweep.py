@@ -237,7 +237,7 @@ def _collect(client: Client, jobs: list[dict], total: int, progress: bool) -> No
         for future in as_completed(futures):
             try:
                 future.result()
-                future.release()  # its record is on the disk; workers that end with results in hand would be warned about
+                future.release()  # its record is on the disk; kept results are warned about at the end
             except KilledWorker as error:
                 write_record(futures[future], "failed", f"KilledWorker: {error}".splitlines()[0], 0.0, {})
             done += 1
