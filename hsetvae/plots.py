@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -129,7 +130,7 @@ CURVES = {  # panel: y label, logarithmic, column of history.csv -> name
 
 
 def _curves(history: pd.DataFrame, columns: dict[str, str], unit: str, axis: Axes) -> Axes:
-    for color, (column, name) in zip(PALETTE, columns.items(), strict=False):
+    for color, (column, name) in zip(cycle(PALETTE), columns.items(), strict=False):
         curve = history[["step", column]].dropna()
         axis.plot(curve["step"], curve[column], ".-", ms=4, color=color, label=name)
     axis.set(xlabel=STEPS, ylabel=unit)
@@ -186,7 +187,7 @@ def au_spectrum(table: pd.DataFrame, thresholds: Sequence[float], axis: Axes | N
 def rate_distortion(table: pd.DataFrame, axis: Axes | None = None) -> Axes:
     """Rate against distortion (label, rate, distortion), one path for each label; a cross marks its end."""
     axis = _axis(axis)
-    for color, (label, path) in zip(PALETTE, table.groupby("label", sort=False), strict=False):
+    for color, (label, path) in zip(cycle(PALETTE), table.groupby("label", sort=False), strict=False):
         axis.plot(path["rate"], path["distortion"], ".-", ms=4, color=color, label=label)
         axis.plot(path["rate"].iloc[-1:], path["distortion"].iloc[-1:], "X", ms=9, color=color)
     axis.set(xlabel="rate: KL (nats per set)", ylabel="distortion (nats per set)")
@@ -242,7 +243,7 @@ def calibration(table: pd.DataFrame, axis: Axes | None = None) -> Axes:
 def pooling(table: pd.DataFrame, axis: Axes | None = None) -> Axes:
     """Weights that the outcome head gives to the sets of some stays (stay, hours, weight)."""
     axis = _axis(axis)
-    for color, (stay, part) in zip(PALETTE, table.groupby("stay", sort=False), strict=False):
+    for color, (stay, part) in zip(cycle(PALETTE), table.groupby("stay", sort=False), strict=False):
         axis.plot(part["hours"], part["weight"], ".-", ms=5, lw=0.8, color=color, label=stay)
     axis.set(xlabel="time (hours)", ylabel="weight of the set (share)", ylim=(0, None))
     axis.legend(title="stay", fontsize="small", title_fontsize="small", frameon=False)

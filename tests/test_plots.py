@@ -123,3 +123,11 @@ def test_bars_are_as_long_as_the_table_says():
 def test_a_figure_is_drawn_on_the_axis_it_is_given():
     axis = plt.subplots()[1]
     assert plots.kl_levels(HISTORY, axis) is axis and plots.calibration(CALIBRATION, axis=plt.subplots()[1]) is not axis
+
+
+def test_more_lines_than_colours_are_all_drawn():
+    many = pd.DataFrame(
+        [{"label": f"arm {i}", "rate": r, "distortion": 9.0 - r} for i in range(12) for r in (1.0, 2.0)]
+    )
+    axis = plots.rate_distortion(many)
+    assert {f"arm {i}" for i in range(12)} <= set(axis.get_legend_handles_labels()[1])
