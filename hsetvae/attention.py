@@ -1,15 +1,50 @@
 """Masked attention, the blocks of the Set Transformer (Lee et al. 2019), and rotary angles (Su et al. 2021).
 
-Masks are boolean and True means real, everywhere; a query with no real key gets 0, forward and backward.
+Masks are boolean and True means real, everywhere.  Sets lie flat, in groups of similar size, side by side in windows.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .data import Batch
+
+WINDOW = 32  # cells of neighbouring sets that attend in one product: thousands of products of 6 x 6 take twice the time
+HIDDEN = -1e9  # logit of a key that a query may not look at; finite, so that an empty set gives no NaN
+
+
+class Group(NamedTuple):
+    """n sets of similar size, padded to K cells, which attend side by side in windows of some of them."""
+
+    real: Tensor  # (n, K) bool
+    apart: Tensor  # (windows, cells, cells) added to the logits: 0 from a cell to the real ones of its set, else HIDDEN
+
+    @classmethod
+    def of(cls, real: Tensor) -> Group:
+        """The group of a mask (n, K), in which `empty_sets(n, K)` must be 0."""
+        n, K = real.shape
+        keys = real.view(windows(n, K), 1, -1)
+        owner = torch.arange(keys.shape[-1], device=real.device) // K
+        return cls(real, _hide(~(keys & (owner.unsqueeze(1) == owner))))
+
+
+def windows(n: int, K: int) -> int:
+    """Number of windows for n sets of K cells; each holds as many sets as the others."""
+    return -(-n // max(1, WINDOW // K))
+
+
+def empty_sets(n: int, K: int) -> int:
+    """How many empty sets fill the windows of n sets of K cells evenly."""
+    return -n % windows(n, K)
+
+
+def _hide(hidden: Tensor) -> Tensor:
+    return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, HIDDEN)
 
 
 class Dropout(nn.Module):
@@ -40,37 +75,47 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(
-        self, x: Tensor, y: Tensor, mask: Tensor | None = None, causal: bool = False, angles: Tensor | None = None
-    ) -> Tensor:
-        """`mask` is True where a query may look at a key, broadcastable to (n, heads, Q, K); `angles` (n, T, D/heads/2)
-        rotate queries and keys, so that the logits depend on differences of time only."""
-        q = self._split(self.query(x))  # (n, heads, Q, D/heads)
-        k, v = map(self._split, self.key_value(y).chunk(2, dim=-1))  # (n, heads, K, D/heads)
+    def over_time(self, x: Tensor, batch: Batch, mask: Tensor | None, angles: Tensor | None) -> Tensor:
+        """Self-attention between the sets of each stay: x (M, D) -> (M, D).
+
+        `mask` is True where a query may look at a key, broadcastable to (B, heads, T, T), or None for the past and the
+        present; `angles` (B, T, D/heads/2) rotate queries and keys, so that the logits depend on differences of time
+        only.  Padding is on the right, so that the causal mask hides it.
+        """
+        joined = self._joined(x, self.query.weight, self.query.bias)
+        q, k, v = map(self._split, batch.padded(joined).chunk(3, dim=-1))  # (B, heads, T, D/heads)
         if angles is not None:
             q, k = rotate(q, angles.unsqueeze(1)), rotate(k, angles.unsqueeze(1))
-        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-        return self.out(a.transpose(1, 2).flatten(2))  # (n, Q, D)
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        return self.out(batch.flat(a.transpose(1, 2).flatten(2)))
 
-    def over_sets(self, x: Tensor, y: Tensor, groups: list[Tensor], queries: int | None, keys: int | None) -> Tensor:
-        """The same within sets whose rows lie flat, one after another: x (rows, D), y (rows, D) -> like x.
+    def over_sets(self, x: Tensor, y: Tensor, groups: list[Group], queries: int | None, keys: int | None) -> Tensor:
+        """Attention within sets whose rows lie flat, one after another: x (rows, D), y (rows, D) -> like x.
 
-        `groups` are masks (n, K) of sets of similar size; a set has `queries` rows in x and `keys` rows in y, or with
-        None its K cells.  Everything but the attention itself runs on all rows at once.
+        A set has `queries` rows in x and `keys` rows in y, or with None its K cells; x may be y.  Everything but the
+        attention itself runs on all rows at once, and that head by head on strided pieces: a product over all heads
+        copies its operands.
         """
-        rows_x = [real.numel() if queries is None else len(real) * queries for real in groups]
-        rows_y = [real.numel() if keys is None else len(real) * keys for real in groups]
-        parts = zip(groups, self.query(x).split(rows_x), self.key_value(y).split(rows_y), strict=True)
+        h, D = self.heads, x.shape[-1]
+        scale = (D // h) ** -0.5
+        query = self.query.weight * scale, self.query.bias * scale
+        flat = [self._joined(x, *query)] if x is y else [F.linear(x, *query), self.key_value(y)]
+        rows = [[g.real.numel() if m is None else len(g.real) * m for g in groups] for m in (queries, keys)]
         out = []
-        for real, q, kv in parts:
-            q, kv = (t.view(len(real), -1, t.shape[-1]) for t in (q, kv))
-            k, v = map(self._split, kv.chunk(2, dim=-1))
-            mask = real[:, None, None, :] if keys is None else None
-            a = F.scaled_dot_product_attention(self._split(q), k, v, attn_mask=mask)
-            out.append(a.transpose(1, 2).flatten(2).flatten(0, 1))
+        for group, *parts in zip(groups, *(t.split(r) for t, r in zip(flat, rows, strict=False)), strict=True):
+            hidden = group.apart if x is y else _hide(~group.real.unsqueeze(1))
+            hidden = hidden if keys is None else hidden[:, :, :1] * 0  # all `keys` rows of a set are real
+            pieces = [c for p in parts for c in p.view(len(hidden), -1, p.shape[-1]).split(D // h, dim=-1)]
+            triples = zip(pieces[:h], pieces[h : 2 * h], pieces[2 * h :], strict=True)
+            heads = [torch.baddbmm(hidden.to(q), q, k.mT).softmax(-1) @ v for q, k, v in triples]
+            out.append(torch.cat(heads, dim=-1).flatten(0, 1))
         return self.out(torch.cat(out))
 
-    def pool(self, seed: Tensor, x: Tensor, groups: list[Tensor]) -> Tensor:
+    def _joined(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Queries by the given projection, keys and values of the same rows, side by side: (rows, D) -> (rows, 3 D)."""
+        return F.linear(x, torch.cat([weight, self.key_value.weight]), torch.cat([bias, self.key_value.bias]))
+
+    def pool(self, seed: Tensor, x: Tensor, groups: list[Group]) -> Tensor:
         """`over_sets` for the same single query of every set: seed (1, D), cells x (C, D) -> sets (M, D).
 
         A logit is linear in the cell and so is a value, so both projections move out of the sum over cells: the key's
@@ -80,10 +125,10 @@ class Attention(nn.Module):
         key, value = self.key_value.weight.view(2, h, D // h, D)
         query = self.query(seed).view(h, 1, D // h) * (D // h) ** -0.5
         logits = x @ (query @ key).view(h, D).mT  # (C, h); the key's bias shifts all cells alike
-        cells = [real.numel() for real in groups]
+        cells = [group.real.numel() for group in groups]
         out = []
-        for real, cell, logit in zip(groups, x.split(cells), logits.split(cells), strict=True):
-            weight = logit.view(*real.shape, h).masked_fill(~real.unsqueeze(-1), float("-inf")).softmax(dim=1)
+        for (real, _), cell, logit in zip(groups, x.split(cells), logits.split(cells), strict=True):
+            weight = logit.view(*real.shape, h).masked_fill(~real.unsqueeze(-1), HIDDEN).softmax(dim=1)
             out.append(weight.mT @ cell.view(*real.shape, D))  # (n, h, D)
         pooled = (torch.cat(out).transpose(0, 1) @ value.mT).transpose(0, 1)  # (M, h, D/h)
         return self.out(pooled.flatten(1) + self.key_value.bias[D:])
@@ -107,7 +152,7 @@ class MAB(nn.Module):
         self.norm2 = nn.LayerNorm(width)
 
     def forward(
-        self, x: Tensor, y: Tensor, groups: list[Tensor], queries: int | None = None, keys: int | None = None
+        self, x: Tensor, y: Tensor, groups: list[Group], queries: int | None = None, keys: int | None = None
     ) -> Tensor:
         """Rows of X and Y as in `Attention.over_sets` -> like X."""
         return self.after(x, self.attention.over_sets(x, y, groups, queries, keys))
@@ -126,7 +171,7 @@ class SAB(nn.Module):
         super().__init__()
         self.block = MAB(width, heads, residual)
 
-    def forward(self, x: Tensor, groups: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, groups: list[Group]) -> Tensor:
         return self.block(x, x, groups)
 
 
@@ -143,9 +188,10 @@ class ISAB(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.points, std=self.points.shape[-1] ** -0.5)
 
-    def forward(self, x: Tensor, groups: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, groups: list[Group]) -> Tensor:
         m = len(self.points)
-        summary = self.gather(self.points.repeat(sum(map(len, groups)), 1), x, groups, queries=m)  # (M m, D)
+        points = self.points.repeat(sum(len(group.real) for group in groups), 1)
+        summary = self.gather(points, x, groups, queries=m)  # (M m, D)
         return self.spread(x, summary, groups, keys=m)
 
 
@@ -161,7 +207,7 @@ class PMA(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.seed, std=self.seed.shape[-1] ** -0.5)
 
-    def forward(self, x: Tensor, groups: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, groups: list[Group]) -> Tensor:
         return self.block.after(self.seed, self.block.attention.pool(self.seed, x, groups))
 
 

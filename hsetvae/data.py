@@ -204,6 +204,15 @@ class Batch:
     row: Tensor  # (M,) int64
     column: Tensor  # (M,) int64
 
+    def padded(self, x: Tensor) -> Tensor:
+        """A row for every set (M, F) -> (B, T, F), 0 on padding."""
+        B, T = self.real.shape
+        return x.new_zeros(B * T, x.shape[-1]).index_copy(0, self.row * T + self.column, x).view(B, T, -1)
+
+    def flat(self, x: Tensor) -> Tensor:
+        """(B, T, F) -> a row for every set (M, F)."""
+        return x.flatten(0, 1).index_select(0, self.row * x.shape[1] + self.column)
+
     def to(self, device: str | torch.device) -> Batch:
         return dataclasses.replace(_moved(self, device), buckets=[bucket.to(device) for bucket in self.buckets])
 

@@ -59,15 +59,12 @@ class LikelihoodDecoder(nn.Module):
 
 def dense(batch: Batch, variables: int) -> tuple[Tensor, Tensor]:
     """All sets as rows: present (M, V) bool and standardised value (M, V), 0 where absent."""
-    like = batch.buckets[0].value
-    present = torch.zeros(batch.size, variables, dtype=torch.bool, device=like.device)
-    value = torch.zeros(batch.size, variables, dtype=like.dtype, device=like.device)
-    for bucket in batch.buckets:
-        rows = bucket.sets.unsqueeze(1).expand_as(bucket.variable)[bucket.real]
-        columns = bucket.variable[bucket.real]
-        present[rows, columns] = True
-        value[rows, columns] = bucket.value[bucket.real]
-    return present, value
+    cells = [(b.sets.unsqueeze(1).expand_as(b.real), b.real, b.variable, b.value) for b in batch.buckets]
+    sets, real, variable, value = (torch.cat([t.flatten() for t in column]) for column in zip(*cells, strict=True))
+    place = sets * (variables + 1) + torch.where(real, variable, variables)  # padding goes to a column of its own
+    present = real.new_zeros(batch.size * (variables + 1)).index_fill(0, place, True)
+    values = value.new_zeros(len(present)).index_copy(0, place, value)
+    return tuple(t.view(batch.size, -1)[:, :variables] for t in (present, values))
 
 
 class SlotDecoder(nn.Module):

@@ -59,8 +59,7 @@ class Tokens(nn.Module):
             x = x + self.time(batch.hours[batch.row, batch.column])
         if self.position == "rotate_inputs":
             x = rotate(x, time_angles(batch.hours[batch.row, batch.column], x.shape[-1]))
-        tokens = x.new_zeros(*batch.real.shape, x.shape[-1])
-        return tokens.index_put((batch.row, batch.column), x)
+        return batch.padded(x)
 
 
 class Layer(nn.Module):
@@ -78,9 +77,9 @@ class Layer(nn.Module):
         )
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None, angles: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, batch: Batch, mask: Tensor | None, angles: Tensor | None) -> Tensor:
         def attend(y: Tensor) -> Tensor:
-            return self.dropout(self.attention(y, y, mask, causal=mask is None, angles=angles))
+            return self.dropout(self.attention.over_time(y, batch, mask, angles))
 
         if self.pre:
             x = x + attend(self.norm1(x))
@@ -102,10 +101,10 @@ class HistoryTransformer(nn.Module):
     def forward(self, tokens: Tensor, batch: Batch) -> Tensor:
         angles = time_angles(batch.hours, self.features) if self.rotary else None
         mask = self.relaxed_mask(batch.real) if self.training and self.leak else None
-        x = tokens
+        x = batch.flat(tokens)
         for layer in self.layers:
-            x = layer(x, mask, angles)
-        return self.final(x).masked_fill(~batch.real.unsqueeze(-1), 0.0)
+            x = layer(x, batch, mask, angles)
+        return batch.padded(self.final(x))
 
     def relaxed_mask(self, real: Tensor) -> Tensor:
         """The past, and a random share `future_leak` of the real future, drawn anew each step -> (B, 1, T, T).

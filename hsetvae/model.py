@@ -82,13 +82,13 @@ class HSetVAE(nn.Module):
 
     def decode(self, h: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Distortion of the current and the next set given h (B, T, D) -> (M,) each."""
-        states = h[batch.row, batch.column]  # (M, D)
+        states = batch.flat(h)  # (M, D)
         source = {"current": torch.arange(batch.size, device=h.device), "next": has_next(batch).nonzero().squeeze(1)}
         shift = {"current": 0, "next": 1}  # the sets of a stay lie one after another
         out = {}
         for name, decoder in self.decoders.items():
-            distance = decoder.distortion(states[source[name]], batch, source[name] + shift[name])
-            out[name] = distance.new_zeros(batch.size).index_put((source[name],), distance)
+            distance = decoder.distortion(states.index_select(0, source[name]), batch, source[name] + shift[name])
+            out[name] = distance.new_zeros(batch.size).index_copy(0, source[name], distance)
         return out
 
 

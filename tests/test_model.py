@@ -12,7 +12,7 @@ from plain import encode_one_by_one
 
 from hsetvae.attention import Attention, rotate, time_angles
 from hsetvae.config import BASELINE, IMPROVED
-from hsetvae.data import Bucket, Standardiser, collate
+from hsetvae.data import Batch, Bucket, Standardiser, collate
 from hsetvae.decoders import SetPrediction, chamfer, chamfer_from, dense, hungarian, squared_distances
 from hsetvae.history import TimeEncoder
 from hsetvae.model import HSetVAE, has_next, initialise
@@ -144,14 +144,18 @@ def test_the_relaxed_mask_leaks_the_future_in_training_and_only_there(cohort, st
         assert bool((gradient[0, 1:] != 0).any()) is training
 
 
+def times(hours: torch.Tensor) -> Batch:
+    """One stay with sets at `hours` (1, T), of which nothing else is known."""
+    row, real = torch.zeros(hours.shape[1], dtype=torch.long), torch.ones_like(hours, dtype=torch.bool)
+    return Batch(["a"], hours, real, torch.zeros(1), [], hours.shape[1], row, torch.arange(hours.shape[1]))
+
+
 def test_rotary_logits_depend_on_differences_of_time_only():
     torch.manual_seed(0)
     attention = Attention(16, 2).double()
-    x = torch.randn(1, 6, 16, dtype=torch.float64)
+    x = torch.randn(6, 16, dtype=torch.float64)
     hours = torch.rand(1, 6, dtype=torch.float64).cumsum(1) * 8
-    a = attention(x, x, causal=True, angles=time_angles(hours, 8))
-    b = attention(x, x, causal=True, angles=time_angles(hours + 13.7, 8))
-    c = attention(x, x, causal=True, angles=time_angles(hours * 2, 8))
+    a, b, c = (attention.over_time(x, times(h), None, time_angles(h, 8)) for h in (hours, hours + 13.7, hours * 2))
     torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
     assert (a - c).abs().max() > 1e-3
 
@@ -159,10 +163,10 @@ def test_rotary_logits_depend_on_differences_of_time_only():
 def test_rotating_the_inputs_is_not_relative():
     torch.manual_seed(0)
     attention = Attention(16, 2).double()
-    x = torch.randn(1, 6, 16, dtype=torch.float64)
+    x = torch.randn(6, 16, dtype=torch.float64)
     hours = torch.rand(1, 6, dtype=torch.float64).cumsum(1) * 8
-    a, b = (rotate(x, time_angles(h, 16)) for h in (hours, hours + 13.7))
-    assert (attention(a, a, causal=True) - attention(b, b, causal=True)).abs().max() > 1e-3
+    a, b = (attention.over_time(rotate(x, time_angles(h, 16)[0]), times(h), None, None) for h in (hours, hours + 13.7))
+    assert (a - b).abs().max() > 1e-3
 
 
 def test_rotation_keeps_lengths():

@@ -29,9 +29,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # A module may import from the lines above its own and from nothing else.
 LAYERS = [
     {"config"},
-    {"attention", "files", "measures", "optim", "progress", "scores", "statistics", "plots"},
+    {"files", "measures", "optim", "progress", "scores", "statistics", "plots"},
     {"cohort", "download", "tables"},
     {"data"},
+    {"attention"},
     {"mapped", "setvae", "history", "decoders", "baselines"},
     {"gather"},
     {"events"},
