@@ -165,7 +165,7 @@ def _step(model, forward, optimizer, batch, config: Config, seed: int, step: int
     with torch.autograd.set_detect_anomaly(config.detect_anomaly):
         terms = objective(forward(batch, True, noise), batch, config, step, total)
         terms.total.backward()
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
     numbers = dict(terms.values, lr=lr_at(config, step, total), gradient_norm=norm)
     if not torch.isfinite(norm + terms.total.detach()):
