@@ -19,9 +19,9 @@ from .config import UserError, nearest, stream
 
 CLIP = 10.0  # |z| of an event is at most this: an entry error of 1,000 SD must not outweigh all other events of a batch
 TAIL = 0.01  # share of events at either end that mean and SD see only as that quantile, for the same reason
-USEFUL = 0.9  # share of the event cells of a bucket that should be real; the rest is padding
+USEFUL = 0.95  # share of the event cells of a bucket that should be real; the rest is padding
 FITTED = 5_000_000  # events that a standardiser is fitted on at most
-BUCKET_COST = 64  # a bucket of its own costs about as much time as this many cells
+BUCKET_COST = 16  # a bucket of its own costs about as much time as this many cells
 
 
 # --- splits ----------------------------------------------------------------------------------------------------------
