@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 import warnings
 
 import numpy as np
@@ -18,7 +19,7 @@ from hsetvae.simulate import simulate
 from hsetvae.train import train
 
 TINY = dict(width=16, latent=4, feedforward=16, batch_size=8, pretrain_epochs=0, free_bits=0.0)
-DYING = BASELINE.but(**TINY | dict(batch_size=4), beta=50.0, epochs=10, lr=1e-2, clip="norm", class_weight=0.0)
+DYING = BASELINE.but(**TINY | dict(batch_size=4), beta=50.0, epochs=6, lr=1e-2, clip="norm", class_weight=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def dying(cohort, tmp_path_factory):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         folder = tmp_path_factory.mktemp("dying") / "run"
-        run = train(DYING.but(pretrain_epochs=10), cohort, split(cohort, 0), folder, progress=False)
+        run = train(DYING.but(pretrain_epochs=6), cohort, split(cohort, 0), folder, progress=False)
     return run, [w for w in said if w.category is TrainingWarning]
 
 
@@ -40,7 +41,7 @@ def test_what_begins_and_stays_is_said_once_in_words_at_the_line_that_called(dyi
     _, said = dying
     for part in ("run, epoch", "pretraining, epoch"):
         (one,) = [w for w in said if str(w.message).startswith(part) and "has collapsed" in str(w.message)]
-        assert "0% of the latent dimensions are active" in str(one.message) and "Try: lower the KL weight" in str(one.message)
+        assert re.search(r"0% of the latent dimensions are active.*Try: lower the KL weight", str(one.message))
         assert one.filename == __file__
 
 
@@ -65,7 +66,7 @@ def test_the_columns_are_the_measures_of_a_diagnosis(dying, cohort):
 def test_a_network_without_a_history_is_not_blamed_for_it(dying):
     run, said = dying
     before = pd.read_csv(run.folder / "pretraining" / "history.csv")
-    assert before["validation_s_past"].isna().all() and before["validation_au_ratio"].notna().sum() == 10
+    assert before["validation_s_past"].isna().all() and before["validation_au_ratio"].notna().sum() == 6
     assert not [w for w in said if str(w.message).startswith("pretraining") and "remembers" in str(w.message)]
 
 
@@ -105,7 +106,9 @@ def test_what_heals_begins_anew(watched):
     looks(watched, 2, lasted)
     model, *_ = watched
     dead = copy.deepcopy(model.state_dict())
-    initialise(model, BASELINE.but(**TINY), 0)
+    with torch.no_grad():
+        for posterior in model.setvae.posteriors:
+            posterior[-1].weight.normal_(generator=torch.Generator().manual_seed(0))
     assert looks(watched, 1, lasted) == 0 and lasted["collapse"] == 0
     model.load_state_dict(dead)
     assert looks(watched, 2, lasted) == 0 and looks(watched, 1, lasted) == 1
