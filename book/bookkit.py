@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import time
+import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -27,13 +28,26 @@ from hsetvae.config import PRESETS, Config, stream
 from hsetvae.data import Standardiser, collate, split
 from hsetvae.declaration import load_study
 from hsetvae.model import HSetVAE, initialise
+from hsetvae.monitor import TrainingWarning
 from hsetvae.simulate import simulate
 from hsetvae.statistics import compare
 from hsetvae.study import StaleRecords, asked, effects, interactions, load_records, summary
 from hsetvae.verdicts import tally, verdicts
 
 STARTED = time.monotonic()
+WARN = warnings.showwarning
 plt.rcParams["axes.prop_cycle"] = plt.cycler(color=sns.color_palette("colorblind"))
+
+
+def _say(message, category, *where, **more) -> None:
+    """What the monitor says of a training belongs to the page; any other warning is a defect of the page."""
+    if issubclass(category, TrainingWarning):
+        print(message)
+    else:
+        WARN(message, category, *where, **more)
+
+
+warnings.showwarning = _say
 
 
 def table(columns: dict | list | pd.DataFrame) -> None:

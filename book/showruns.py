@@ -40,7 +40,8 @@ def logged_numbers(history: pd.DataFrame) -> None:
     meanings = dict(pd.read_csv(Path(__file__).resolve().parent / "history.csv").itertuples(index=False))
     rows = []
     for name in history.columns:
-        fits = [key for key in meanings if name == key or (key in ("kl_level", "validation_") and name.startswith(key))]
+        families = [key for key in meanings if key.endswith(("_level", "validation_")) and name.startswith(key)]
+        fits = families + [key for key in meanings if key == name]
         if not fits:
             raise KeyError(f"history column {name} is explained nowhere: add it to book/history.csv")
         rows.append((name, meanings[max(fits, key=len)]))

@@ -159,11 +159,16 @@ def unused_level(m: dict) -> Finding | None:
 
 
 def unused_history(m: dict) -> Finding | None:
+    """Beside the untrained network and with probes; during training there is neither, and the swap alone decides."""
     before = m["untrained"]
-    if m["s_past"] is None or before["s_past"] is None:
+    if m["s_past"] is None or (before and before["s_past"] is None):
         return None
-    learned = (m["probe_gain"] or 0) - (before["probe_gain"] or 0)
-    if m["s_past"] >= SMALL and (m["s_past"] > before["s_past"] or learned >= SMALL):
+    evidence = f"another stay's past moves h by {m['s_past']:.3f} of the distance between stays"
+    learned = SMALL
+    if before:
+        learned = (m["probe_gain"] or 0) - (before["probe_gain"] or 0)
+        evidence += f" ({before['s_past']:.3f} before training); training gains probes for past facts {learned:+.2f} R²"
+    if m["s_past"] >= SMALL and (learned >= SMALL or m["s_past"] > before["s_past"]):
         return None
     settings = m["settings"]
     if settings["target"] == "current":
@@ -177,8 +182,7 @@ def unused_history(m: dict) -> Finding | None:
         )
     return Finding(
         "h hardly remembers: the Transformer adds little from the past.",
-        f"another stay's past moves h by {m['s_past']:.3f} of the distance between stays "
-        f"({before['s_past']:.3f} before training); probes for past facts gain {learned:+.2f} R² by training",
+        evidence,
         remedy,
         changes,
     )

@@ -123,13 +123,17 @@ class Baseline:
         return self.model.predict_proba(summary_features(cohort, index)[0][:, self.used])[:, 1]
 
     def evaluate(self, cohort: Cohort, index: np.ndarray | None = None) -> dict[str, float | int | None]:
-        """`score_all` of the stays `index` (default: all) with a known outcome; UserError when there is none."""
+        """The scores that `evaluate` gives for a run, of the stays `index` (default: all) with a known outcome.
+
+        What a model of sets alone has, the likelihood of events and the KL, is None.  UserError without known outcomes.
+        """
         index = np.arange(len(cohort)) if index is None else index
         probability = self.predict(cohort, index)
         known = np.zeros(len(index), dtype=bool) if cohort.outcome is None else ~np.isnan(cohort.outcome[index])
         if not known.any():
             raise UserError("none of these stays has a known outcome: give the outcome table (--outcomes FILE)")
-        return score_all(cohort.outcome[index][known], probability[known])
+        absent = [f"{name}{end}" for name in ("nll_per_event", "kl_per_set") for end in ("", "_low", "_high")]
+        return score_all(cohort.outcome[index][known], probability[known]) | dict.fromkeys(absent)
 
 
 def train_baseline(name: str, cohort: Cohort, split: Split, out: str | os.PathLike, seed: int = 0) -> Baseline:

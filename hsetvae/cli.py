@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -301,6 +302,8 @@ def study_publish(
 
 def main() -> None:
     """Entry point: what the user can put right is said in one line, without a traceback, with exit status 2."""
+    # a warning is for the user, too: one line, without the place in the code
+    warnings.formatwarning = lambda message, *details, **more: f"hsetvae: {message}\n"
     try:
         app()
     except UserError as error:

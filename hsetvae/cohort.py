@@ -96,8 +96,8 @@ def joined(cohorts: list[Cohort]) -> Cohort:
     for f in dataclasses.fields(Cohort)[1:]:
         parts = [getattr(cohort, f.name) for cohort in cohorts]
         if f.name.startswith("first_"):  # offsets: each cohort's begin where those before it end
-            ends = np.cumsum([0, *(part[-1] for part in parts)])
-            parts = [np.zeros(1, np.int64), *(part[1:] + end for part, end in zip(parts, ends, strict=False))]
+            starts = np.cumsum([0, *(part[-1] for part in parts[:-1])])
+            parts = [np.zeros(1, np.int64), *(part[1:] + start for part, start in zip(parts, starts, strict=True))]
         columns[f.name] = None if parts[0] is None else np.concatenate(parts)
     return Cohort(cohorts[0].variables, **columns)
 

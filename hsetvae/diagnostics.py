@@ -28,8 +28,8 @@ from .measures import (
     ridge_r2,
     unit_variance,
 )
-from .model import HSetVAE, initialise
-from .observe import Observed, double_batches, paired_lines
+from .model import HSetVAE, Memoryless, initialise
+from .observe import Line, Observed, double_batches, paired_lines
 from .scores import score_all
 
 THRESHOLDS = (0.01, 0.05, 0.1, 0.2)  # of active units; 0.01 is the usual one
@@ -76,6 +76,22 @@ def diagnose(
             "figures": {"projection": _projection(trained, part), "pooling": _pooling(trained, part)},
         }
     )
+
+
+def glance(
+    model: HSetVAE, cohort: Cohort, standardiser: Standardiser, config: Config, history: pd.DataFrame, seed: int
+) -> dict:
+    """What `diagnose` finds on the few stays of `cohort`, without what costs seconds: for a network in training.
+
+    `history` are the rows so far.  There is no untrained network beside it ("untrained" is None) and no probe; what
+    has no history has no S_past.  Touches neither the model nor a random stream of the training.
+    """
+    o = Observed(model, double_batches(cohort, standardiser, config.max_sets), seed)
+    rng = np.random.default_rng(stream(seed, "partners"))
+    s_past, s_cur = _swaps(o, [] if isinstance(model.history, Memoryless) else paired_lines(cohort, rng))
+    swapped = {"s_past": s_past, "s_cur": s_cur, "untrained": None}
+    found = {**_latents(o, config), **swapped, "gradient": gradient_health(history), "settings": config.to_dict()}
+    return _plain(found)
 
 
 def _chosen(cohort: Cohort, index: np.ndarray, seed: int) -> np.ndarray:
@@ -172,18 +188,21 @@ def _latents(o: Observed, config: Config) -> dict:
 # --- history ---------------------------------------------------------------------------------------------------------
 
 
+def _swaps(o: Observed, lines: list[Line]) -> tuple[float, float]:
+    """(S_past, S_cur) at the posterior means; NaN where no stay has a past and a partner."""
+    if not lines:
+        return math.nan, math.nan
+    own, other = (o.latents.z, "own"), (o.latents.z, "other")
+    return past_swap(lambda past, now: o.last_states(lines, past, now), (own, own), (other, other))
+
+
 def _history(o: Observed, cohort: Cohort) -> dict:
     """Whether h knows the past: swaps, noise, similarity of z and h, and the update that the history adds."""
     rng = np.random.default_rng(stream(o.seed, "partners"))
     lines = paired_lines(cohort, rng)
-    s_past = s_cur = noise = math.nan
+    s_past, s_cur = _swaps(o, lines)
+    noise = math.nan
     if lines:
-        mean = o.latents.z
-        s_past, s_cur = past_swap(
-            lambda past, now: o.last_states(lines, past, now),
-            ((mean, "own"), (mean, "own")),
-            ((mean, "other"), (mean, "other")),
-        )
         one, two = (o.draw(True, name).z for name in ("one", "two"))
         seen = [(one, "own"), (two, "own"), (two, "other")]
         noise = noise_share(*(o.last_states(lines, which, which) for which in seen))

@@ -115,7 +115,9 @@ def initialise(module: nn.Module, config: Config, seed: int) -> None:
 
 
 class Memoryless(nn.Module):
-    """h_t = token_t: a stand-in for the history that remembers nothing."""
+    """h_t = token_t: a stand-in for the history that remembers nothing, a Transformer of no layers."""
+
+    layers, final = (), nn.Identity()
 
     def forward(self, tokens: Tensor, batch: Batch) -> Tensor:
         return tokens

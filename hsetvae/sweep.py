@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import socket
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 from distributed import Client, KilledWorker, LocalCluster, as_completed
+from distributed.comm import get_address_host_port
 from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill import PapermillExecutionError, execute_notebook, inspect_notebook
@@ -207,7 +209,10 @@ def run_study(
 
     `workers` processes with cores ÷ workers threads each, or the Dask cluster at `scheduler` (tcp://host:port), whose
     workers see this folder and have hsetvae installed.  Safe to interrupt and to call again.
+    Raises UserError when nothing answers there.
     """
+    if scheduler is not None:
+        _reachable(scheduler)
     jobs = jobs_of(study, budget, design, index)
     open_jobs = [job for job in jobs if _record(Path(job["parameters"]["out"])) is None]
     if open_jobs:
@@ -227,6 +232,17 @@ def run_study(
     for record, job in failed:
         print(f"failed: {job['name']}: {record['error']} ({job['parameters']['out']})", file=sys.stderr)
     return len(failed)
+
+
+def _reachable(address: str) -> None:
+    """UserError unless something answers at the address; Dask itself would wait for minutes and show a traceback."""
+    try:
+        socket.create_connection(get_address_host_port(address, strict=True), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f'there is no Dask scheduler at "{address}" ({error}): start one with `dask scheduler`, and give the '
+            "address that it prints, tcp://host:port"
+        ) from None
 
 
 def _collect(client: Client, jobs: list[dict], total: int, progress: bool) -> None:

@@ -20,6 +20,7 @@ from .data import Split, Standardiser, batches, collate, longest_stay
 from .evaluate import mean_terms
 from .files import write_atomically
 from .model import HSetVAE, SetAutoencoder, initialise
+from .monitor import Monitor
 from .objective import objective
 from .optim import CLIPS, lr_at, parameter_groups, set_stage
 from .progress import Progress
@@ -50,9 +51,10 @@ def train(
     """Train on `split.train`, select on `split.validation`, write the run to the folder `out`.
 
     `resume=True` continues a killed run of the same configuration, data and seed, or returns a finished one.
+    What the doctor sees begin, and stay, is said once, as a TrainingWarning.
     Under `torchrun` every rank calls it and takes its share of each batch (torch's DistributedDataParallel).
     Raises UserError when `out` holds another run, a stay has more than `max_sets` sets or there is no such device,
-    TrainingDiverged for a non-finite loss or gradient.
+    TrainingDiverged for a non-finite loss or gradient, or when every step was skipped for one.
     """
     out = Path(out)
     _check(device)
@@ -108,13 +110,14 @@ def _fit(model, config, cohort, split, standardiser, out: Path, seed: int, progr
     optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=True)
     per_epoch = len(batches(len(split.train), config.batch_size, seed, 0))
     total = per_epoch * config.epochs
-    state = {"step": 0, "best": math.inf, "waited": 0, "seconds": 0.0, "rows": []}
+    state = {"step": 0, "best": math.inf, "waited": 0, "seconds": 0.0, "rows": [], "lasted": {}}
     if saved := load_resume(out, device):
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         state = saved["state"]
     started, saved_at = time.monotonic() - state["seconds"], time.monotonic()
     interval: list[dict] = []
+    monitor = Monitor(out.name, cohort, split, standardiser, config, seed) if rank == 0 else None
     with Progress(total, state["step"], progress and rank == 0, out.name) as bar, torch.random.fork_rng(devices=[]):
         for step in range(state["step"], total):
             epoch, place = divmod(step, per_epoch)
@@ -133,6 +136,8 @@ def _fit(model, config, cohort, split, standardiser, out: Path, seed: int, progr
                 interval = []
                 if ended:
                     row |= _validate(model, cohort, split.validation, standardiser, config, device)
+                    if monitor:
+                        row |= monitor.look(model, [*state["rows"], row], state["lasted"])
                     better = row["validation_loss"] < state["best"]
                     state["best"] = min(state["best"], row["validation_loss"])
                     state["waited"] = 0 if better else state["waited"] + 1
@@ -145,6 +150,9 @@ def _fit(model, config, cohort, split, standardiser, out: Path, seed: int, progr
                     save_resume(out, model, optimizer, state)
                     saved_at = time.monotonic()
                 bar.update(step + 1, row)
+    skipped = sum(row["skipped"] for row in state["rows"])
+    if skipped == state["step"] or math.isinf(state["best"]):
+        raise TrainingDiverged(_nothing_learned(state["step"], int(skipped)))
     if rank == 0:
         save_history(out, state)
         done = {"steps": state["step"], "seconds": state["seconds"], "best_validation_loss": state["best"]}
@@ -191,6 +199,15 @@ def _what_diverged(model: nn.Module, terms, batch, step: int) -> str:
     )
 
 
+def _nothing_learned(steps: int, skipped: int) -> str:
+    return (
+        f"training learned nothing: {skipped} of {steps} steps were not finite and were skipped"
+        + ("" if skipped == steps else ", and the validation loss was finite after no epoch")
+        + ". There are no trained weights to keep. Lower lr, look for extreme values in the data, or train with "
+        "skip_nonfinite=false, which names the stays and the parameter of the first such step"
+    )
+
+
 def _averages(interval: list[dict]) -> dict[str, float]:
     """Mean of each number over the steps of an interval; `skipped` is a count; NaN when every step was skipped."""
     kept = [numbers for numbers in interval if not numbers["skipped"]]
@@ -203,7 +220,8 @@ def _validate(model, cohort, index, standardiser, config: Config, device: str) -
     terms, logits = mean_terms(model, cohort, index, standardiser, config, device)
     outcome = cohort.outcome[index] if cohort.outcome is not None else np.full(len(index), np.nan)
     known = ~np.isnan(outcome)
-    row = {f"validation_{n}": terms[n] for n in ("distortion_current", "distortion_next", "kl", "bce")}
+    names = ["distortion_current", "distortion_next", "bce", *(n for n in terms if n == "kl" or n[:8] == "kl_level")]
+    row = {f"validation_{name}": terms[name] for name in names}
     unsupervised = terms["distortion_current"] + terms["distortion_next"] + config.beta * terms["kl"]
     row["validation_loss"] = terms["bce"] if known.any() and config.class_weight else unsupervised
     both = known.any() and len(np.unique(outcome[known])) == 2

@@ -94,6 +94,7 @@ def test_a_kept_baseline_comes_back_equal_and_knows_what_it_has_seen(name, small
     assert again.predict(small, parts.test).tobytes() == fit_baselines(small, parts, 3)[MODELS[name][0]].tobytes()
     assert again.unseen(small).tolist() == parts.test.tolist() and again.variables == small.variables
     found = again.evaluate(small, again.unseen(small))
+    assert found["nll_per_event"] is found["kl_per_set"] is found["kl_per_set_high"] is None, "it knows no sets"
     assert found["n"] == len(parts.test) and found["auroc_low"] <= found["auroc"] <= found["auroc_high"]
     with pytest.raises(UserError, match="choose another --out"):
         train_baseline(name, small, parts, tmp_path / "run")

@@ -217,6 +217,14 @@ WRONG = {  # words of the command ({own} is the folder above, {new} a path that 
     "no study": ("study status --study {new}", "is not a file: name the declared study"),
     "a folder as study": ("study report --study {own}", "is not a file: name the declared study"),
     "an unknown budget": ("study status --study {root}/ablations/study.toml --budget no", 'no budget "no"'),
+    "a scheduler that is not there": (
+        "study run --study {root}/ablations/study.toml --budget smoke --scheduler tcp://127.0.0.1:1",
+        'no Dask scheduler at "tcp://127.0.0.1:1".*Connection refused',
+    ),
+    "a scheduler that is no address": (
+        "study run --study {root}/ablations/study.toml --budget smoke --scheduler here",
+        'no Dask scheduler at "here"',
+    ),
     "workers below none": ("study run --study {root}/ablations/study.toml --workers -1", "--workers"),
 }
 

@@ -135,12 +135,12 @@ def test_patience_stops_a_run_that_does_not_improve(cohort, tmp_path):
 
 
 def poison(monkeypatch, at):
-    """Make the gradient of one step infinite, as a real overflow does: through the loss."""
+    """Make the gradient of one step (None: of every step) infinite, as a real overflow does: through the loss."""
     import hsetvae.train as module
 
     def poisoned(output, batch, config, step, total):
         terms = real(output, batch, config, step, total)
-        return dataclasses.replace(terms, total=terms.total * float("inf")) if step == at else terms
+        return dataclasses.replace(terms, total=terms.total * float("inf")) if at in (None, step) else terms
 
     real = module.objective
     monkeypatch.setattr(module, "objective", poisoned)
@@ -163,6 +163,24 @@ def test_skipped_steps_are_counted(cohort, tmp_path, monkeypatch):
     run = run_of(BASELINE.but(**TINY, skip_nonfinite=True), cohort, tmp_path / "run")
     assert run.history.skipped.sum() == 1
     assert all(torch.isfinite(t).all() for t in weights(run.folder).values())
+
+
+def test_a_run_that_skipped_every_step_ends_in_words(cohort, tmp_path, monkeypatch):
+    poison(monkeypatch, at=None)
+    config = BASELINE.but(**TINY, skip_nonfinite=True)
+    for again in (False, True):
+        with pytest.raises(TrainingDiverged, match=r"learned nothing: 2 of 2 steps were not finite.*Lower lr"):
+            run_of(config, cohort, tmp_path / "run", resume=again)
+    assert not (tmp_path / "run" / "done.json").exists()
+
+
+def test_a_run_without_a_finite_validation_loss_ends_in_words(cohort, tmp_path, monkeypatch):
+    import hsetvae.train as module
+
+    terms = {"distortion_current": np.nan, "distortion_next": np.nan, "kl": np.nan, "bce": np.nan}
+    monkeypatch.setattr(module, "mean_terms", lambda m, c, index, *a: (terms, np.zeros(len(index))))
+    with pytest.raises(TrainingDiverged, match=r"0 of 2 steps .* the validation loss was finite after no epoch"):
+        run_of(BASELINE.but(**TINY), cohort, tmp_path / "run")
 
 
 def test_anomaly_detection_names_the_operation(cohort, tmp_path, monkeypatch):
