@@ -230,7 +230,7 @@ def test_eight_stays_can_be_learned_by_heart(tmp_path):
     few = simulate(60, seed=2).cohort
     sick = np.flatnonzero(few.outcome == 1)[:4]
     index = np.concatenate([sick, np.flatnonzero(few.outcome == 0)[:4]])
-    config = BASELINE.but(width=32, latent=16, feedforward=32, epochs=15, batch_size=8, dropout=0.0, class_weight=5.0)
+    config = BASELINE.but(width=32, latent=16, feedforward=32, epochs=25, batch_size=8, dropout=0.0, class_weight=5.0)
     config = config.but(residual=True, norm="pre", lr=3e-3, pretrain_epochs=0, beta=0.01)
     often = np.repeat(index, 10)  # ten steps an epoch, one look at the validation stays
     run = train(config, few, Split(often, index, index[:0]), tmp_path / "run", progress=False)
