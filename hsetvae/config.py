@@ -139,12 +139,12 @@ class Config:
     clip_at: float = knob(1.0, "where the gradient is clipped", "gradient value or norm", "H4", at_least=1e-12)
     detect_anomaly: bool = knob(False, "torch's anomaly detection: names the operation of a NaN, slow", ledger="T5")
     skip_nonfinite: bool = knob(False, "skip and count non-finite steps instead of stopping", ledger="E3")
-    epochs: int = knob(20, "passes over the training stays", "epochs", at_least=1)
+    epochs: int = knob(30, "passes over the training stays", "epochs", at_least=1)
     batch_size: int = knob(16, "stays per step", "stays", at_least=1)
     patience: int = knob(
         0, "stop after this many epochs without a better validation loss; 0 = never", "epochs", at_least=0
     )
-    pretrain_epochs: int = knob(3, "epochs of training the SetVAE alone before the rest", "epochs", "T1", at_least=0)
+    pretrain_epochs: int = knob(10, "epochs of training the SetVAE alone before the rest", "epochs", "T1", at_least=0)
     stages: Literal["joint", "progressive"] = knob(
         "joint", "train all at once, or head → head + Transformer → all, a third of the steps each", ledger="A2"
     )
