@@ -168,7 +168,7 @@ def keep(name: str, rows: list[dict] | pd.DataFrame, run: Run) -> None:
 
 @app.command()
 def runs(folders: list[Path], data: Annotated[Path, typer.Option(help="The table of `hsetvae data`.")]) -> None:
-    """Score trained runs on the stays of `data` that they have not seen, and record what they cost and where they fail."""
+    """Score trained runs on the stays of `data` that they have not seen; record what they cost and where they fail."""
     for folder in folders:
         run = load_run(folder.resolve())
         cohort, _ = read_cohort(data, variables=run.variables)

@@ -2,7 +2,7 @@
 
 myst_nb executes one page after the other, unless it finds it executed in the cache of jupyter_cache, whose executor
 knows several processes.  The cache is emptied first: its keys are the pages' own code, and what a page imports or reads
-may have changed.  A page that fails here is not in the cache; myst_nb executes it again, and its report breaks the build.
+may have changed.  A page that fails here does not get into the cache; myst_nb executes it again and reports.
 """
 
 from __future__ import annotations
