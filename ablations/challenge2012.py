@@ -102,11 +102,11 @@ def facts(source: Path, sets: Annotated[str, typer.Option(help="Which of the set
 
 
 def cost(folder: Path) -> dict[str, float]:
-    """Steps and seconds of a run and of its pretraining, and the seconds a step took while the first row was logged.
+    """Steps and seconds of a run and of its pretraining (0 without one), and the seconds a step took while the first row was logged.
 
     The first row is what a reader has after a minute; validation comes later and is part of the whole only.
     """
-    found = {}
+    found = dict.fromkeys(("pretraining_seconds", "pretraining_steps", "pretraining_first_seconds_a_step"), 0.0)
     for part, name in {"": folder, "pretraining_": folder / "pretraining"}.items():
         if (name / "done.json").exists():
             done, first = json.loads((name / "done.json").read_text()), pd.read_csv(name / "history.csv").iloc[0]
@@ -127,7 +127,7 @@ def wrong(outcome: np.ndarray, probability: np.ndarray) -> dict[str, tuple[np.nd
     return groups
 
 
-def failures(cohort: Cohort, index: np.ndarray, probability: dict[str, np.ndarray], scale: dict) -> list[dict]:
+def failures(cohort: Cohort, index: np.ndarray, probability: dict[str, np.ndarray], scale: dict) -> pd.DataFrame:
     """Who the first model of `probability` is most wrong about, as means: rows group, fact, these, others, n, spread.
 
     `n` is the smaller number of stays behind the two means, `spread` what one standard deviation is, NaN for facts
@@ -150,12 +150,12 @@ def failures(cohort: Cohort, index: np.ndarray, probability: dict[str, np.ndarra
                 means = {"these": np.nanmean(values[these]), "others": np.nanmean(values[others])}
                 rows.append({"group": group, "fact": fact, **means, "n": n,
                              "spread": scale.get(fact.removeprefix("last "), np.nan)})  # fmt: skip
-    return rows
+    return pd.DataFrame(rows, columns=["group", "fact", "these", "others", "n", "spread"])
 
 
-def keep(name: str, rows: list[dict] | pd.DataFrame, run: Run) -> None:
+def keep(name: str, table: pd.DataFrame, run: Run) -> None:
     """Replace the rows of a run in a table of results."""
-    path, table = RESULTS / f"challenge2012_{name}.csv", pd.DataFrame(rows)
+    path, table = RESULTS / f"challenge2012_{name}.csv", table.copy()
     table.insert(0, "arm", run.folder.name)
     table.insert(1, "seed", run.seed)
     if path.exists():
@@ -185,7 +185,7 @@ def runs(folders: list[Path], data: Annotated[Path, typer.Option(help="The table
                **{name: scores[name] for name in names}, **{f"boosting_{name}": beside[name] for name in names},
                **cost(run.folder), "threads": json.loads((run.folder / "config.json").read_text())["threads"],
                **today()}  # fmt: skip
-        keep("runs", [row], run)
+        keep("runs", pd.DataFrame([row]), run)
         ended = run.history[run.history["validation_bce"].notna()]
         keep("curves", ended[[name for name in CURVES if name in ended]], run)
         bins = [calibration_table(outcome, p).assign(model=name) for name, p in probability.items()]
