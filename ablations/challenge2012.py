@@ -102,9 +102,9 @@ def facts(source: Path, sets: Annotated[str, typer.Option(help="Which of the set
 
 
 def cost(folder: Path) -> dict[str, float]:
-    """Steps and seconds of a run and of its pretraining (0 without one), and the seconds a step took while the first row was logged.
+    """Steps and seconds of a run and of its pretraining (0 without one), and seconds a step until the first logged row.
 
-    The first row is what a reader has after a minute; validation comes later and is part of the whole only.
+    The first row is what a reader has within a minute; validation comes later and is part of the whole only.
     """
     found = dict.fromkeys(("pretraining_seconds", "pretraining_steps", "pretraining_first_seconds_a_step"), 0.0)
     for part, name in {"": folder, "pretraining_": folder / "pretraining"}.items():
