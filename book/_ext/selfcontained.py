@@ -23,8 +23,10 @@ def copy_mathjax(app, exception) -> None:
     target = Path(app.outdir) / "_static" / "mathjax"
     for part in PARTS:
         (target / part).parent.mkdir(parents=True, exist_ok=True)
-        copy = shutil.copytree if (source / part).is_dir() else shutil.copy2
-        copy(source / part, target / part)
+        if (source / part).is_dir():
+            shutil.copytree(source / part, target / part, dirs_exist_ok=True)  # a second build finds the first one's
+        else:
+            shutil.copy2(source / part, target / part)
 
 
 def setup(app) -> dict:
