@@ -12,6 +12,11 @@ from pathlib import Path
 
 # Excerpts below search hits are fetched page by page, which browsers refuse between files.
 QUIET_SEARCH = "if (location.protocol === 'file:') DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false"
+# A formula that is wider than the page scrolls inside its line; with a tab stop it does so by keyboard too.
+REACHABLE_FORMULAS = """addEventListener('load', () => window.MathJax?.startup?.promise.then(() => {
+  for (const formula of document.querySelectorAll('mjx-container[display=true]'))
+    if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0
+}))"""
 PARTS = ("tex-chtml.js", "output/chtml/fonts")
 
 
@@ -32,4 +37,5 @@ def copy_mathjax(app, exception) -> None:
 def setup(app) -> dict:
     app.connect("build-finished", copy_mathjax)
     app.add_js_file(None, body=QUIET_SEARCH)
+    app.add_js_file(None, body=REACHABLE_FORMULAS)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
