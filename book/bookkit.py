@@ -98,10 +98,10 @@ STUDY = load_study(Path(__file__).resolve().parent.parent / "ablations" / "study
 
 
 @functools.cache
-def records() -> pd.DataFrame | None:
-    """The records of the study; None, with a warning on the page, when they are not of the present code."""
+def records(budget: str = BUDGET) -> pd.DataFrame | None:
+    """The records of the crossed factors; None, with a warning on the page, when they are not of the present code."""
     try:
-        return load_records(STUDY, BUDGET)
+        return load_records(STUDY, budget)
     except StaleRecords as error:
         text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(str(error)))
         box("No results are shown", f"<p>{text[0].upper()}{text[1:]}.</p>", "warning")
@@ -109,8 +109,8 @@ def records() -> pd.DataFrame | None:
 
 
 @functools.cache
-def effects_table() -> pd.DataFrame:
-    return summary(STUDY, records())
+def effects_table(budget: str = BUDGET) -> pd.DataFrame:
+    return summary(STUDY, records(budget))
 
 
 def signed(row) -> str:
@@ -135,9 +135,9 @@ def picture(axes, alt: str, caption: str) -> None:
     ))  # fmt: skip
 
 
-def study_provenance() -> None:
+def study_provenance(budget: str = BUDGET) -> None:
     """Version, dates, seeds, hardware and duration of the runs behind a page."""
-    r = records()
+    r = records(budget)
     if r is None:
         return provenance()
     unique = {
@@ -150,18 +150,18 @@ def study_provenance() -> None:
     )
 
 
-def findings() -> None:
+def findings(budget: str = BUDGET) -> None:
     """All questions with verdict and effect."""
-    if records() is None:
+    if records(budget) is None:
         return
     rows = []
-    for _, row in effects_table().query("primary").iterrows():
+    for _, row in effects_table(budget).query("primary").iterrows():
         q = STUDY.questions[row.question]
         link = f'<a href="ablations/{q.name}.html">{html.escape(q.claim)}</a>'
         rows.append((link, row.verdict, f"{q.endpoint} {signed(row)}"))
     columns = ["claim", "verdict", "effect with 95 % interval"]
     display(HTML(pd.DataFrame(rows, columns=columns).to_html(index=False, border=0, escape=False, justify="left")))
-    r = records()
+    r = records(budget)
     reached = r.groupby("arm")["auroc"].mean()
     box("How far these models get", f"<p>At this budget the {len(reached)} arms reach mean AUROCs from "
         f"{reached.min():.2f} ({html.escape(reached.idxmin())}) to {reached.max():.2f} "
@@ -170,7 +170,7 @@ def findings() -> None:
         "in training.</p>")  # fmt: skip
 
 
-def declaration() -> None:
+def declaration(budget: str = BUDGET) -> None:
     """The questions and endpoints as they are declared."""
     table([
         {"question": q.name, "reference": settings_text(q.reference), "changed": settings_text(q.changed),
@@ -182,9 +182,8 @@ def declaration() -> None:
     table([
         {"endpoint": e.name, "family": e.family, "what it is": e.text, "unit": e.unit} for e in STUDY.endpoints.values()
     ])  # fmt: skip
-    budget = STUDY.budgets[BUDGET]
     shared = settings_text(STUDY.settings | STUDY.design().settings)
-    body = f"<p>Preset {STUDY.preset} with {html.escape(shared)}; {budget['replicates']} "
+    body = f"<p>Preset {STUDY.preset} with {html.escape(shared)}; {STUDY.budgets[budget]['replicates']} "
     body += f"replicates of {STUDY.data.get('stays', '')} stays ({STUDY.data['source']}).</p>"
     box("Shared by all arms", body)
 
@@ -192,14 +191,14 @@ def declaration() -> None:
 class Question:
     """One page's view of a question: everything on it comes from the declaration and the records."""
 
-    def __init__(self, name: str) -> None:
-        self.q = STUDY.questions[name]
+    def __init__(self, name: str, budget: str = BUDGET) -> None:
+        self.q, self.budget = STUDY.questions[name], budget
         self.e = STUDY.endpoints[self.q.endpoint]
 
     def verdict(self) -> None:
-        if records() is None:
+        if records(self.budget) is None:
             return
-        row = effects_table().query("primary and question == @self.q.name").iloc[0]
+        row = effects_table(self.budget).query("primary and question == @self.q.name").iloc[0]
         kind = "tip" if row.verdict.startswith("supported") else "warning" if "refuted" in row.verdict else "note"
         box(f"Verdict: {row.verdict}",
             f"<p>{html.escape(self.q.claim)}. Claimed: {self.e.name} {'up' if self.q.direction > 0 else 'down'}; "
@@ -208,13 +207,13 @@ class Question:
 
     def arms(self) -> None:
         names = self.q.changed
-        base = STUDY.config(budget=BUDGET).to_dict() | self.q.reference
+        base = STUDY.config(budget=self.budget).to_dict() | self.q.reference
         table([{"setting": n, "reference": str(base[n]), "changed": str(self.q.changed[n])} for n in names])
 
     def figure(self) -> None:
-        if records() is None:
+        if records(self.budget) is None:
             return box("Nothing to draw", "<p>There is no result until the runs are made again; see the top.</p>")
-        r, name, measure = records(), self.q.name, self.e.name
+        r, name, measure = records(self.budget), self.q.name, self.e.name
         parts = {"mean over the other factors": effects(STUDY, r, name, measure)}
         for other in (f for f in STUDY.factorial if f != name):
             for level in ("reference", "changed"):
@@ -229,9 +228,9 @@ class Question:
                 f"n = {n} replicates, {len(r)} runs.")  # fmt: skip
 
     def table(self) -> None:
-        if records() is None:
+        if records(self.budget) is None:
             return
-        rows = effects_table().query("question == @self.q.name")
+        rows = effects_table(self.budget).query("question == @self.q.name")
         table([
             {"endpoint": row.endpoint + (" (primary)" if row.primary else ""), "difference [95 %]": signed(row),
              "matters from": STUDY.endpoints[row.endpoint].delta, "p": f"{row.p:.3g}", "p (Holm)": f"{row.p_holm:.3g}",
@@ -239,9 +238,9 @@ class Question:
         ])  # fmt: skip
 
     def interactions(self) -> None:
-        if records() is None:
+        if records(self.budget) is None:
             return
-        rows = interactions(STUDY, records(), self.q.name)
+        rows = interactions(STUDY, records(self.budget), self.q.name)
         table([
             {"with": row.other, "endpoint": row.endpoint, "interaction [95 %]": signed(row),
              "p (Holm)": f"{row.p_holm:.3g}"}
@@ -249,9 +248,9 @@ class Question:
         ])  # fmt: skip
 
     def mechanism(self) -> None:
-        if records() is None:
+        if records(self.budget) is None:
             return
-        r = records()[records()["status"] == "finished"]
+        r = records(self.budget)[records(self.budget)["status"] == "finished"]
         rows = []
         for measure in self.q.mechanism:
             means = r.groupby(self.q.name)[measure].mean()
@@ -270,11 +269,14 @@ class Question:
         display(HTML(f"<pre>{html.escape(code)}</pre>"))
 
     def provenance(self) -> None:
-        study_provenance()
+        study_provenance(self.budget)
 
 
-def ledger() -> None:
-    """Every claim with its setting in both presets and its verdict: the table that README and terminal show too."""
+def ledger(parts: str) -> None:
+    """Claims with their setting in both presets and their verdict: the table that README and terminal show too.
+
+    `parts` holds the first letters of the rows to show.
+    """
     baseline, improved = PRESETS["baseline"].to_dict(), PRESETS["improved"].to_dict()
     turned: dict[str, list[str]] = {}
     for name, *_, ids, _ in Config.describe():
@@ -283,6 +285,7 @@ def ledger() -> None:
             turned.setdefault(one, []).append(f"{name}: {values}")
     found = verdicts(STUDY)
     found.insert(1, "setting: before → after", ["; ".join(turned.get(row, [])) for row in found["row"]])
+    found = found[found["row"].str.match(f"[{parts}]|$")]  # a question beyond the ledger has no row
     table(found)
     display(HTML(f"<p>{html.escape(tally(found))}</p>"))
 
@@ -293,9 +296,9 @@ def versions() -> None:
     table([{"package": name, "version": importlib.metadata.version(name)} for name in names])
 
 
-def cost() -> None:
+def cost(budget: str = BUDGET) -> None:
     """What the suite took, from its records."""
-    r = records()
+    r = records(budget)
     if r is not None:
         facts = {"runs": len(r), "seconds a run, median": f"{r['seconds'].median():.1f}",
                  "of which training": f"{r['seconds_training'].median():.1f}",

@@ -1,4 +1,4 @@
-"""Challenge 2012 as the book shows it, without the data: from two tables that `ablations/challenge2012.py` writes."""
+"""Challenge 2012 as the book shows it, without the data: from the tables that `ablations/challenge2012.py` writes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import bookkit
 import numpy as np
 import pandas as pd
 
+from hsetvae.config import UserError
 from hsetvae.data import Cohort
 
 RESULTS = Path(__file__).resolve().parent.parent / "ablations" / "results"
@@ -80,6 +81,47 @@ def runs() -> None:
     bookkit.table(show)
     bookkit.provenance(f"Runs recorded {table['date'].min()} to {table['date'].max()} with hsetvae "
                        f"{', '.join(sorted(map(str, table['hsetvae'].unique())))}. Page built")  # fmt: skip
+
+
+# --- one run ---------------------------------------------------------------------------------------------------------
+
+
+def recorded(what: str, arm: str, seed: int) -> pd.DataFrame:
+    """The rows of one run in a table of `ablations/challenge2012.py runs`: runs, curves, calibration or failures."""
+    path = RESULTS / f"challenge2012_{what}.csv"
+    table = pd.read_csv(path)
+    rows = table[(table["arm"] == arm) & (table["seed"] == seed)]
+    if rows.empty:
+        there = ", ".join(f"{a} with seed {s}" for a, s in table[["arm", "seed"]].drop_duplicates().to_numpy())
+        raise UserError(f"{path.name} has no run {arm} with seed {seed}; it has {there}")
+    return rows.reset_index(drop=True)
+
+
+def beside_boosting(run: pd.Series) -> None:
+    """Scores of a run and of boosting on the same stays."""
+    models = {"this model": "", "gradient boosting": "boosting_"}
+    bookkit.table([
+        {"model": model, **{text: f"{run[of + m]:.3f} [{run[f'{of}{m}_low']:.3f}, {run[f'{of}{m}_high']:.3f}]"
+                            for m, text in SCORES.items()}} for model, of in models.items()
+    ])  # fmt: skip
+
+
+def gallery(arm: str, seed: int, facts: int) -> None:
+    """For each group of the most confidently wrong stays the facts in which it is most unlike the others."""
+    table = recorded("failures", arm, seed)
+    table["apart"] = (table["these"] - table["others"]) / table["spread"]
+    for group, rows in table.groupby("group", sort=False):
+        top = rows.loc[rows["apart"].abs().sort_values(ascending=False).index].head(facts)
+        bookkit.table({group: top["fact"], "mean of these": [number(v) for v in top["these"]],
+                       "of the others": [number(v) for v in top["others"]],
+                       "apart (SD)": [f"{v:+.2f}" for v in top["apart"]],
+                       "stays, at least": [number(v) for v in top["n"]]})  # fmt: skip
+
+
+def run_provenance(run: pd.Series) -> None:
+    """Where the facts about one run come from."""
+    bookkit.provenance(f"Run {run['arm']}, seed {run['seed']}, {run['threads']:.0f} threads, recorded {run['date']} "
+                       f"with hsetvae {run['hsetvae']}. Page built")  # fmt: skip
 
 
 def provenance() -> None:

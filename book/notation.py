@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from pathlib import Path
 
@@ -20,9 +21,9 @@ from hsetvae.study import effects
 TABLE = Path(__file__).resolve().parent / "notation.csv"
 
 
-def known() -> dict:
+def known(stays: int) -> dict:
     """The names that the expressions use: one batch, an untrained model's output on it, and the declared study."""
-    config, cohort = IMPROVED.but(width=32, latent=6, levels=3), simulate(stays=20, seed=0).cohort
+    config, cohort = IMPROVED.but(width=32, latent=6, levels=3), simulate(stays=stays, seed=0).cohort
     index = split(cohort, seed=0).train
     batch = collate(cohort, index, Standardiser.fit(cohort, index), config.max_sets)
     model = HSetVAE(config, len(cohort.variables))
@@ -34,9 +35,10 @@ def known() -> dict:
             "step": 1, "total": 10, **weights}  # fmt: skip
 
 
-def checked() -> pd.DataFrame:
+@functools.cache
+def checked(stays: int) -> pd.DataFrame:
     """The table, after every expression has been evaluated and has the shape that is claimed; else an error."""
-    table, names = pd.read_csv(TABLE, keep_default_na=False), known()
+    table, names = pd.read_csv(TABLE, keep_default_na=False), known(stays)
     sizes = {}
     for row in table.itertuples():
         if row.code.startswith("effects("):  # needs records: its parameters are compared instead
@@ -52,9 +54,9 @@ def checked() -> pd.DataFrame:
     return table
 
 
-def show(part: str) -> None:
-    """One part of the table as Markdown, formulas rendered."""
-    rows = checked().query("part == @part")
+def show(part: str, stays: int) -> None:
+    """One part of the table as Markdown, formulas rendered; checked on a batch from `stays` simulated patients."""
+    rows = checked(stays).query("part == @part")
     lines = ["| symbol | code | shape | unit | meaning |", "|---|---|---|---|---|"]
     for row in rows.itertuples():
         lines.append(f"| {row.symbol} | `{row.code}` | {row.shape.replace(' ', ' × ')} | {row.unit} | {row.meaning} |")

@@ -1,4 +1,4 @@
-"""One table of verdicts for the whole ledger of claims, shared by the book, the README and `hsetvae study report`.
+"""One table of verdicts for the whole ledger of claims, shared by the book, both READMEs and `hsetvae study report`.
 
 A row of the ledger is judged by the questions and controls that name it: crossed factors by the factorial, all other
 questions by add-one-in.  A row that no arm can judge says where its instrument is shown.
@@ -6,6 +6,8 @@ questions by add-one-in.  A row that no arm can judge says where its instrument 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +20,31 @@ from .study import StaleRecords, control_table, load_records, published, summary
 
 COLUMNS = ["row", "claim", "verdict", "effect", "n", "data", "judged by"]
 NOT_RUN = "not yet run"
+HEAD = ["row", "claim", "verdict", "effect [95 %]", "n", "data"]
+# What verdicts, effects, heads and data are made of, in the order of replacement; claims stay as they were declared.
+CHINESE = {
+    r"undecided at n=(\d+)": r"n=\1 时未定",
+    r"undecided": "未定",
+    r"could have seen nothing; ": "看不出任何效应；",
+    r"could have seen (\S+); ": r"能看出的最小效应为 \1；",
+    r"(\d+) replicates would show (\S+)\)": r"要看出 \2 需要 \1 次重复)",
+    r"supported, below the size of interest": "成立，但小于有意义的大小",
+    r"supported": "成立",
+    r"refuted: harmful": "被否定：有害",
+    r"refuted: negligible": "被否定：可忽略",
+    r"refuted: the control does not hold": "被否定：对照不成立",
+    r"refuted": "被否定",
+    r"not evaluable: an instrument, no arm": "无法评判：是仪器，不是实验臂",
+    r"not evaluable: (\S+) of the runs failed": r"无法评判：\1 的运行失败",
+    r"not evaluable at n=(\d+)": r"n=\1 时无法评判",
+    r"not evaluable": "无法评判",
+    r"no arm can judge": "没有实验臂可以评判",
+    NOT_RUN: "尚未运行",
+    r"\(wanted (.*)\)": r"（应为 \1）",
+    r" beyond (\S+)": r"，界限 \1",
+    r"^simulated, (\d+) stays": r"模拟，\1 次住院",
+    r"^row$": "条目", r"^claim$": "主张", r"^verdict$": "结论", r"^effect \[95 %\]$": "效应 [95 %]", r"^data$": "数据",
+}  # fmt: skip
 START, END = "<!-- verdicts: written by `hsetvae study publish` -->", "<!-- end of verdicts -->"
 
 
@@ -97,27 +124,40 @@ def tally(table: pd.DataFrame) -> str:
     return "; ".join(f"{word}: {number}" for word, number in words.value_counts().items()) + "."
 
 
-def as_markdown(table: pd.DataFrame) -> str:
-    """The table for a README, without what was not run."""
+def chinese(text: str) -> str:
+    """A verdict, an effect, a head or a tally in Chinese."""
+    for english, words in CHINESE.items():
+        text = re.sub(english, words, text)
+    return text
+
+
+def as_markdown(table: pd.DataFrame, translated: Callable[[str], str] = str) -> str:
+    """The table for a README, without what was not run; all but the claims goes through `translated`."""
     run = table[table["verdict"] != NOT_RUN]
-    head = ["row", "claim", "verdict", "effect [95 %]", "n", "data"]
-    cells = [[str(row[name]).replace("|", "/") for name in COLUMNS[:-1]] for row in run.to_dict("records")]
-    lines = [head, ["---"] * len(head), *cells]
-    return "\n".join([tally(table), "", *("| " + " | ".join(line) + " |" for line in lines)])
+    cells = [
+        [(str if name in ("row", "claim") else translated)(str(row[name]).replace("|", "/")) for name in COLUMNS[:-1]]
+        for row in run.to_dict("records")
+    ]
+    lines = [[translated(name) for name in HEAD], ["---"] * len(HEAD), *cells]
+    return "\n".join([translated(tally(table)), "", *("| " + " | ".join(line) + " |" for line in lines)])
+
+
+READMES: dict[str, Callable[[str], str]] = {"README.md": str, "README.zh.md": chinese}  # file -> its language
 
 
 def publish_verdicts(study: Study) -> list[Path]:
-    """Write results/verdicts.csv, and the marked section of a README.md beside the study's folder if it has one.
+    """Write results/verdicts.csv, and the marked section of the READMES beside the study's folder that have one.
 
-    Verdicts on other data than the declared ones go to a file of their own, and not to the README.
+    Verdicts on other data than the declared ones go to a file of their own, and not to a README.
     """
     table = verdicts(study)
     written = [published(study, "verdicts")]
     write_atomically(written[0], table.to_csv(index=False).encode())
-    readme = study.folder.parent / "README.md"
-    if not study.elsewhere and readme.is_file() and START in readme.read_text():
-        write_atomically(readme, with_section(readme.read_text(), as_markdown(table)).encode())
-        written.append(readme)
+    for name, language in READMES.items():
+        readme = study.folder.parent / name
+        if not study.elsewhere and readme.is_file() and START in readme.read_text():
+            write_atomically(readme, with_section(readme.read_text(), as_markdown(table, language)).encode())
+            written.append(readme)
     return written
 
 

@@ -68,16 +68,30 @@ def test_launch_buttons_come_with_the_address_of_a_public_repository_and_not_bef
     assert "mybinder.org" not in (html / "history.html").read_text()
 
 
+def write_only_page(book: Path, title: str, code: str) -> None:
+    """Make a page with one cell the whole book."""
+    (book / "_toc.yml").write_text("format: jb-book\nroot: only\n")
+    header = (book / "index.md").read_text().split("\n\n")[0]
+    (book / "only.md").write_text(f"{header}\n\n# {title}\n\n```{{code-cell}} ipython3\n{code}\n```\n")
+
+
 def test_a_page_that_fails_breaks_the_build(tmp_path):
     book = copy_book(tmp_path)
-    (book / "_toc.yml").write_text("format: jb-book\nroot: broken\n")
-    header = (book / "index.md").read_text().split("\n\n")[0]
-    cell = "```{code-cell} ipython3\nassert False, 'a claim that no longer holds'\n```\n"
-    (book / "broken.md").write_text(f"{header}\n\n# Broken\n\n{cell}")
+    write_only_page(book, "Broken", "assert False, 'a claim that no longer holds'")
     assert build(book).returncode != 0
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
+def test_a_page_is_executed_again_although_its_own_code_is_the_same(tmp_path):
+    book = copy_book(tmp_path)
+    for said in ("first", "second"):
+        write_only_page(book, f"The {said} edition", "print(open('said.txt').read())")
+        (book / "said.txt").write_text(f"read in the {said}")
+        built = build(book)
+        assert built.returncode == 0, built.stdout[-5000:] + built.stderr[-5000:]
+        assert f"read in the {said}" in (book / "_build" / "html" / "only.html").read_text()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (768, "light"), (390, "dark")])
 def test_pages_are_quiet_and_fit_in_a_browser(html, width, scheme):
     playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -87,7 +101,7 @@ def test_pages_are_quiet_and_fit_in_a_browser(html, width, scheme):
     with playwright.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        for name in ("index", "objective", "ablations/beta", "api/index"):
+        for name in ("index", "objective", "full_run", "ablations/beta", "api/index"):
             page = context.new_page()
             page.on("request", lambda r, n=name: r.url.startswith("http") and found.append(f"{n}: asks {r.url}"))
             page.on("console", lambda m, n=name: found.append(f"{n}: {m.text}"))

@@ -1,6 +1,8 @@
 """One table of verdicts: the same for the terminal, the book and the README, and never typed."""
 
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +12,17 @@ import pytest
 from hsetvae.config import UserError
 from hsetvae.declaration import load_study
 from hsetvae.designs import expand
+from hsetvae.statistics import compare, verdict
 from hsetvae.study import load_records, publish, runs_folder
 from hsetvae.sweep import jobs_of, write_record
 from hsetvae.verdicts import (
     END,
     NOT_RUN,
+    READMES,
     START,
     as_markdown,
     as_text,
+    chinese,
     publish_verdicts,
     tally,
     verdicts,
@@ -41,7 +46,8 @@ def study(tmp_path, monkeypatch):
     (folder / "study.toml").write_text(text.replace("replicates = 10", "replicates = 7"))
     for name in ("run.ipynb", "ledger.csv"):
         shutil.copy(ROOT / "ablations" / name, folder)
-    (tmp_path / "README.md").write_text(f"# Mine\n\n{START}\n{END}\n\n## After\n")
+    for name in READMES:
+        (tmp_path / name).write_text(f"# Mine\n\n{START}\n{END}\n\n## After\n")
     monkeypatch.delenv("HSETVAE_RUNS", raising=False)
     return load_study(folder / "study.toml")
 
@@ -88,7 +94,7 @@ def test_publishing_writes_one_table_for_the_readme_and_the_book(study):
     assert publish(study, design="factorial").name == "standard.csv"
     assert publish(study, design="add").name == "register.csv"
     written = publish_verdicts(study)
-    assert [path.name for path in written] == ["verdicts.csv", "README.md"]
+    assert [path.name for path in written] == ["verdicts.csv", "README.md", "README.zh.md"]
     readme = written[1].read_text()
     table = verdicts(study)
     assert as_markdown(table) in readme and readme.startswith("# Mine") and readme.endswith("## After\n")
@@ -98,6 +104,38 @@ def test_publishing_writes_one_table_for_the_readme_and_the_book(study):
     shutil.rmtree(runs_folder(study))
     again = verdicts(study)  # published numbers are rounded in the sixth digit
     assert again.drop(columns="effect").equals(table.drop(columns="effect")), "records say the same as runs"
+
+
+def test_the_chinese_readme_has_the_same_rows_effects_and_claims(study):
+    run_made_up(study, "factorial", lift)
+    run_made_up(study, "add", lift)
+    publish_verdicts(study)
+    texts = [(study.folder.parent / name).read_text() for name in READMES]
+    english, translated = ([line.split(" | ") for line in text.splitlines() if line[:1] == "|"] for text in texts)
+    assert len(english) == len(translated) > 5
+    for one, other in zip(english[2:], translated[2:], strict=True):
+        assert one[:2] == other[:2] and one[4] == other[4], "row, claim and n are the same"
+        assert re.findall(r"[+-][\d.]+", one[3]) == re.findall(r"[+-][\d.]+", other[3]), "and so are the numbers"
+        assert re.search("[\u4e00-\u9fff]", other[2])
+
+
+@pytest.mark.parametrize(
+    ("d", "direction", "failed"),
+    [([1.0] * 8, 1, 0), ([1e-4] * 8, 1, 0), ([1.0] * 8, -1, 0), ([-1e-4, 1e-4] * 4, 1, 0), ([-9.0, 8.0] * 4, 1, 0),
+     ([1.0, 2.0], 1, 0), ([1.0], 1, 0), ([1.0] * 8, 1, 0.5)],
+)  # fmt: skip
+def test_every_verdict_has_chinese_words_and_keeps_its_numbers(d, direction, failed):
+    found = compare(np.array(d) + np.linspace(0, 1e-6, len(d)))
+    words = verdict(replace(found, p_holm=found.p), direction, 0.01, failed)
+    assert not re.search("[A-Za-z]{2}", chinese(words)), words
+    assert set(re.findall(r"[\d.]+", words)) == set(re.findall(r"[\d.]+", chinese(words)))
+
+
+@pytest.mark.parametrize(
+    "words", [NOT_RUN, "not evaluable: an instrument, no arm", "refuted: the control does not hold"]
+)
+def test_words_that_no_comparison_gives_have_chinese_too(words):
+    assert not re.search("[A-Za-z]{2}", chinese(words) + chinese(tally(pd.DataFrame({"verdict": [words]}))))
 
 
 def test_publishing_a_design_keeps_the_records_of_the_others_and_each_run_once(study):
@@ -124,8 +162,9 @@ def test_a_readme_without_marks_is_refused():
         with_section(f"# Mine\n{START}\n", "x")
 
 
-def test_the_readme_shows_the_published_verdicts():
+@pytest.mark.parametrize(("name", "language"), READMES.items())
+def test_a_readme_shows_the_published_verdicts(name, language):
     published = ROOT / "ablations" / "results" / "verdicts.csv"
     table = pd.read_csv(published, dtype=str, keep_default_na=False)
-    text = (ROOT / "README.md").read_text()
-    assert with_section(text, as_markdown(table)) == text, "run `hsetvae study publish`"
+    text = (ROOT / name).read_text()
+    assert with_section(text, as_markdown(table, language)) == text, "run `hsetvae study publish`"

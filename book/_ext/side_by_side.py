@@ -1,0 +1,35 @@
+"""Execute the pages side by side, one process for each core, before the first page is read.
+
+myst_nb executes one page after the other, unless it finds it executed in the cache of jupyter_cache, whose executor
+knows several processes.  The cache is emptied first: its keys are the pages' own code, and what a page imports or reads
+may have changed.  A page that fails here does not get into the cache; myst_nb executes it again and reports.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+
+from jupyter_cache import get_cache
+from jupyter_cache.executors import load_executor
+
+
+def execute(app, env, docnames: list[str]) -> None:
+    config = env.mystnb_config
+    if config.execution_mode != "cache":
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes with more threads than cores slow each other down
+    cache = get_cache(config.execution_cache_path)
+    for record in cache.list_cache_records():
+        cache.remove_cache(record.pk)
+    # From last to first: the executor hands out pages in small groups, and the short ones come first in the alphabet.
+    for page in sorted((Path(env.doc2path(name)) for name in docnames), reverse=True):
+        left_out = any(PurePosixPath(page).match(pattern) for pattern in config.execution_excludepatterns)
+        if "{code-cell}" in page.read_text() and not left_out:
+            cache.add_nb_to_project(str(page), read_data={"name": "jupytext", "type": "plugin"})
+    load_executor("local-parallel", cache).run_and_cache(timeout=config.execution_timeout)
+
+
+def setup(app) -> dict:
+    app.connect("env-before-read-docs", execute)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
