@@ -139,7 +139,11 @@ class Config:
     clip_at: float = knob(1.0, "where the gradient is clipped", "gradient value or norm", "H4", at_least=1e-12)
     detect_anomaly: bool = knob(False, "torch's anomaly detection: names the operation of a NaN, slow", ledger="T5")
     skip_nonfinite: bool = knob(False, "skip and count non-finite steps instead of stopping", ledger="E3")
-    epochs: int = knob(30, "passes over the training stays", "epochs", at_least=1)
+    averaging: float = knob(
+        0.999, "decay, per step, of the running average of the weights that is scored and kept; 0 = the last ones",
+        at_least=0, at_most=0.999999,
+    )  # fmt: skip
+    epochs: int = knob(20, "passes over the training stays", "epochs", at_least=1)
     batch_size: int = knob(16, "stays per step", "stays", at_least=1)
     patience: int = knob(
         0, "stop after this many epochs without a better validation loss; 0 = never", "epochs", at_least=0

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from .config import Config
 
@@ -70,6 +71,19 @@ def clip_norm(gradients: list[Tensor], norm: Tensor, at: float) -> tuple[Tensor,
 
 
 CLIPS = {"none": clip_none, "value": clip_value, "norm": clip_norm}
+
+
+def averaged(model: nn.Module, config: Config) -> AveragedModel:
+    """A copy whose weights follow those of the model: each step moves them by 1 − `averaging` of the way (Polyak 1992).
+
+    Early steps move them further, with (1 + n) / (10 + n) in place of a larger `averaging`: the start is forgotten.
+    """
+
+    def follow(mine: list[Tensor], current: list[Tensor], step: Tensor) -> None:
+        n = int(step)
+        torch._foreach_lerp_(mine, current, 1 - min(config.averaging, (1 + n) / (10 + n)))
+
+    return AveragedModel(model, multi_avg_fn=follow)
 
 
 def set_stage(model: nn.Module, config: Config, step: int, total: int) -> None:

@@ -91,9 +91,10 @@ def claim(out: Path, identity: dict, resume: bool) -> None:
             raise UserError(f"{out} holds a run with {text}: resume needs the same, or choose another --out")
 
 
-def save_resume(out: Path, model, optimizer, state: dict) -> None:
+def save_resume(out: Path, model, average, optimizer, state: dict) -> None:
+    parts = {"model": model, "average": average, "optimizer": optimizer}
     buffer = io.BytesIO()
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state}, buffer)
+    torch.save({name: part.state_dict() for name, part in parts.items()} | {"state": state}, buffer)
     write_atomically(out / "resume.pt", buffer.getvalue())
     save_history(out, state)
 

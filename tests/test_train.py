@@ -16,6 +16,7 @@ from hsetvae.data import Split, Standardiser, collate, split
 from hsetvae.diagnostics import diagnose
 from hsetvae.evaluate import evaluate, mean_terms, predict
 from hsetvae.model import HSetVAE, initialise
+from hsetvae.optim import averaged
 from hsetvae.runs import load_run, load_tensors
 from hsetvae.scores import auroc
 from hsetvae.simulate import simulate
@@ -76,7 +77,8 @@ ARMS = {  # every field, the change, and what else must hold for it to matter
     "variance_weight": (1.0, {}), "mean_weight": (1.0, {}), "class_weight": (5.0, {}), "dynamic_weights": (True, {}),
     "label_smoothing": (0.2, {}), "lr": (1e-2, {}), "setvae_lr_scale": (0.1, {}), "weight_decay": (0.5, {}),
     "lr_schedule": ("cosine", {}), "lr_warmup": (1.0, {}), "clip": ("norm", {}), "clip_at": (1e-3, {}),
-    "epochs": (1, {}), "batch_size": (8, {}), "pretrain_epochs": (1, {}), "stages": ("progressive", {}),
+    "averaging": (0.0, {}), "epochs": (1, {}), "batch_size": (8, {}), "pretrain_epochs": (1, {}),
+    "stages": ("progressive", {}),
 }  # fmt: skip
 ELSEWHERE = {  # fields whose effect has a test of its own below
     "logvar_clamp": "test_logvar_stays_within_its_clamp",
@@ -123,6 +125,28 @@ def test_logvar_stays_within_its_clamp(clamp, cohort):
                 p.mul_(200)
         reached = model(batch, sample=False).logvar.abs().max().item()
         assert reached <= limit and (limit < np.inf or reached > 10)
+
+
+def test_averaged_weights_forget_the_start_and_follow_the_model():
+    model = torch.nn.Linear(1, 1, bias=False)
+    average, expected = averaged(model, BASELINE.but(averaging=0.5)), None
+    for n, value in enumerate([8.0, 4.0, 0.0, 2.0, 7.0, 3.0, 5.0, 1.0, 6.0, 9.0]):
+        with torch.no_grad():
+            model.weight.fill_(value)
+        average.update_parameters(model)
+        keep = min(0.5, (1 + n) / (10 + n))
+        expected = value if n == 0 else keep * expected + (1 - keep) * value
+        assert float(average.module.weight.detach()) == pytest.approx(expected)
+
+
+def test_without_averaging_the_last_weights_are_kept():
+    model = torch.nn.Linear(3, 2)
+    average = averaged(model, BASELINE.but(averaging=0.0))
+    for _ in range(3):
+        with torch.no_grad():
+            model.weight.normal_()
+        average.update_parameters(model)
+    assert torch.equal(average.module.weight, model.weight)
 
 
 def test_patience_stops_a_run_that_does_not_improve(cohort, tmp_path):
