@@ -267,7 +267,7 @@ def test_eight_stays_can_be_learned_by_heart(tmp_path):
 def test_both_presets_learn_what_a_set_holds(preset, tmp_path):
     many = simulate(300, seed=4).cohort
     parts = split(many, 0)
-    small = preset.but(width=32, latent=12, feedforward=32, epochs=8, batch_size=8, lr=3e-3, pretrain_epochs=4)
+    small = preset.but(width=32, latent=12, feedforward=32, epochs=14, batch_size=8, lr=3e-3, pretrain_epochs=4)
     run = train(small, many, parts, tmp_path / "run", progress=False)
     fresh = HSetVAE(small, len(many.variables))
     initialise(fresh, small, 0)
