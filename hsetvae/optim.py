@@ -74,7 +74,7 @@ CLIPS = {"none": clip_none, "value": clip_value, "norm": clip_norm}
 
 
 def averaged(model: nn.Module, config: Config) -> AveragedModel:
-    """A copy whose weights follow those of the model: each step moves them by 1 − `averaging` of the way (Polyak 1992).
+    """A copy whose weights follow the model's (Polyak & Juditsky 1992), each step by 1 − `averaging` of the way.
 
     Early steps move them further, with (1 + n) / (10 + n) in place of a larger `averaging`: the start is forgotten.
     """
