@@ -31,6 +31,6 @@ def small_run(tmp_path_factory) -> tuple:
     """A small model that has learned what a set holds, its cohort and its split: (run, cohort, parts)."""
     cohort = simulate(100, seed=5).cohort
     parts = split(cohort, 0)
-    config = BASELINE.but(width=32, latent=8, feedforward=32, epochs=10, batch_size=4, lr=3e-3, pretrain_epochs=0)
-    config = config.but(beta=0.05, free_bits=0.0, residual=True, norm_gelu=True, norm="pre", averaging=0.0)
+    config = BASELINE.but(width=32, latent=8, feedforward=32, epochs=16, batch_size=4, lr=3e-3, pretrain_epochs=0)
+    config = config.but(beta=0.05, free_bits=0.0, residual=True, norm_gelu=True, norm="pre")
     return train(config, cohort, parts, tmp_path_factory.mktemp("small") / "run", progress=False), cohort, parts
