@@ -38,7 +38,7 @@ from hsetvae.data import Batch, Cohort, Standardiser, batches, collate, split
 from hsetvae.events import read_cohort, write_cohort, write_cohorts
 from hsetvae.gather import build
 from hsetvae.model import HSetVAE, initialise
-from hsetvae.optim import parameter_groups
+from hsetvae.optim import averaged, parameter_groups
 from hsetvae.simulate import simulate, simulate_blocks
 from hsetvae.train import _step
 
@@ -120,12 +120,14 @@ class Trainer:
         self.model = HSetVAE(config, len(cohort.variables)).train()
         initialise(self.model, config, 0)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config), lr=config.lr, fused=True)
+        self.average = averaged(self.model, config)
 
     def batch(self, i: int) -> Batch:
         return collate(self.cohort, self.chosen[i % len(self.chosen)], self.standardiser, self.config.max_sets)
 
     def step(self, batch: Batch) -> None:
         _step(self.model, self.model, self.optimizer, batch, self.config, 0, 1, 1000, 0)
+        self.average.update_parameters(self.model)
 
 
 # --- speed -----------------------------------------------------------------------------------------------------------
