@@ -32,7 +32,6 @@ import typer
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from hsetvae import __version__
-from hsetvae.attention import empty_sets
 from hsetvae.config import IMPROVED, Config
 from hsetvae.data import Batch, Cohort, Standardiser, batches, collate, split
 from hsetvae.events import read_cohort, write_cohort, write_cohorts
@@ -142,9 +141,8 @@ def measure(cohort: Cohort) -> Iterator[tuple[str, str, float]]:
     trainer = Trainer(cohort, IMPROVED, split(cohort, 0).train)
     ready = [trainer.batch(i) for i in range(min(len(trainer.chosen), 40))]
     stays = IMPROVED.batch_size
-    events = float(np.mean([sum(int(bucket.real.sum()) for bucket in batch.buckets) for batch in ready])) / stays
-    shapes = [bucket.real.shape for batch in ready for bucket in batch.buckets]
-    cells = sum((n + empty_sets(n, K)) * K for n, K in shapes)
+    events = float(np.mean([int(batch.events().sum()) for batch in ready])) / stays
+    cells = sum(w.set.numel() for batch in ready for w in batch.windows)
     built = seconds(trainer.batch)
     step = seconds(lambda i: trainer.step(ready[i % len(ready)]))
     per_stay = np.mean([flops(lambda batch=batch: trainer.step(batch)) for batch in ready[:8]]) / stays

@@ -1,6 +1,7 @@
 """Masked attention, the blocks of the Set Transformer (Lee et al. 2019), and rotary angles (Su et al. 2021).
 
-Masks are boolean and True means real, everywhere.  Sets lie flat, in groups of similar size, side by side in windows.
+Masks are boolean and True means real, everywhere.  Sets lie side by side in windows (`data.Windows`), and what a query
+may not look at is hidden by a number that is added to the logits.
 """
 
 from __future__ import annotations
@@ -12,35 +13,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import Batch
+from .data import Batch, Windows
 
-WINDOW = 32  # cells of neighbouring sets that attend in one product: thousands of products of 6 x 6 take twice the time
-HIDDEN = -1e9  # logit of a key that a query may not look at; finite, so that an empty set gives no NaN
+HIDDEN = -1e9  # logit of a key that a query may not look at; finite, so that an empty slot gives no NaN
 
 
-class Group(NamedTuple):
-    """n sets of similar size, padded to K cells, which attend side by side in windows of some of them."""
+class Places(NamedTuple):
+    """Where the M sets of a batch stand in its windows: what attention within sets needs to know of them.
 
-    real: Tensor  # (n, K) bool
-    apart: Tensor  # (windows, cells, cells) added to the logits: 0 from a cell to the real ones of its set, else HIDDEN
+    W windows of c cells and S slots each, a list of such windows; 0 is visible, HIDDEN is not.
+    """
+
+    within: list[Tensor]  # (W, c, c) from a cell to the cells of its set
+    into: list[Tensor]  # (W, S, c) from a slot to the cells of the set that stands there
+    slot: Tensor  # (M,) of each set, among all the slots of all windows
 
     @classmethod
-    def of(cls, real: Tensor) -> Group:
-        """The group of a mask (n, K), in which `empty_sets(n, K)` must be 0."""
-        n, K = real.shape
-        keys = real.view(windows(n, K), 1, -1)
-        owner = torch.arange(keys.shape[-1], device=real.device) // K
-        return cls(real, _hide(~(keys & (owner.unsqueeze(1) == owner))))
-
-
-def windows(n: int, K: int) -> int:
-    """Number of windows for n sets of K cells; each holds as many sets as the others."""
-    return -(-n // max(1, WINDOW // K))
-
-
-def empty_sets(n: int, K: int) -> int:
-    """How many empty sets fill the windows of n sets of K cells evenly."""
-    return -n % windows(n, K)
+    def of(cls, windows: list[Windows], sets: int) -> Places:
+        within = [_hide(w.set.unsqueeze(1) != w.set.unsqueeze(2)) for w in windows]
+        into = [_hide(w.set.unsqueeze(1) != w.sets.unsqueeze(2)) for w in windows]
+        return cls(within, into, torch.cat([w.sets.flatten() for w in windows]).argsort()[-sets:])
 
 
 def _hide(hidden: Tensor) -> Tensor:
@@ -89,25 +81,23 @@ class Attention(nn.Module):
         a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         return self.out(batch.flat(a.transpose(1, 2).flatten(2)))
 
-    def over_sets(self, x: Tensor, y: Tensor, groups: list[Group], queries: int | None, keys: int | None) -> Tensor:
-        """Attention within sets whose rows lie flat, one after another: x (rows, D), y (rows, D) -> like x.
+    def over_sets(self, x: Tensor, y: Tensor, hidden: list[Tensor]) -> Tensor:
+        """Attention within windows whose rows lie flat, one after another: x (rows, D), y (rows, D) -> like x.
 
-        A set has `queries` rows in x and `keys` rows in y, or with None its K cells; x may be y.  Everything but the
-        attention itself runs on all rows at once, and that head by head on strided pieces: a product over all heads
-        copies its operands.
+        `hidden` (W, queries, keys) says for each kind of window what its rows of x may not see of those of y; x may be
+        y.  Everything but the attention itself runs on all rows at once, and that head by head on strided pieces: a
+        product over all heads copies its operands.
         """
         h, D = self.heads, x.shape[-1]
         scale = (D // h) ** -0.5
         query = self.query.weight * scale, self.query.bias * scale
         flat = [self._joined(x, *query)] if x is y else [F.linear(x, *query), self.key_value(y)]
-        rows = [[g.real.numel() if m is None else len(g.real) * m for g in groups] for m in (queries, keys)]
+        rows = [[len(mask) * mask.shape[side] for mask in hidden] for side in (1, 2)]
         out = []
-        for group, *parts in zip(groups, *(t.split(r) for t, r in zip(flat, rows, strict=False)), strict=True):
-            hidden = group.apart if x is y else _hide(~group.real.unsqueeze(1))
-            hidden = hidden if keys is None else hidden[:, :, :1] * 0  # all `keys` rows of a set are real
-            pieces = [c for p in parts for c in p.view(len(hidden), -1, p.shape[-1]).split(D // h, dim=-1)]
+        for mask, *parts in zip(hidden, *(t.split(r) for t, r in zip(flat, rows, strict=False)), strict=True):
+            pieces = [c for p in parts for c in p.view(len(mask), -1, p.shape[-1]).split(D // h, dim=-1)]
             triples = zip(pieces[:h], pieces[h : 2 * h], pieces[2 * h :], strict=True)
-            heads = [torch.baddbmm(hidden.to(q), q, k.mT).softmax(-1) @ v for q, k, v in triples]
+            heads = [torch.baddbmm(mask.to(q), q, k.mT).softmax(-1) @ v for q, k, v in triples]
             out.append(torch.cat(heads, dim=-1).flatten(0, 1))
         return self.out(torch.cat(out))
 
@@ -115,7 +105,7 @@ class Attention(nn.Module):
         """Queries by the given projection, keys and values of the same rows, side by side: (rows, D) -> (rows, 3 D)."""
         return F.linear(x, torch.cat([weight, self.key_value.weight]), torch.cat([bias, self.key_value.bias]))
 
-    def pool(self, seed: Tensor, x: Tensor, groups: list[Group]) -> Tensor:
+    def pool(self, seed: Tensor, x: Tensor, places: Places) -> Tensor:
         """`over_sets` for the same single query of every set: seed (1, D), cells x (C, D) -> sets (M, D).
 
         A logit is linear in the cell and so is a value, so both projections move out of the sum over cells: the key's
@@ -125,12 +115,15 @@ class Attention(nn.Module):
         key, value = self.key_value.weight.view(2, h, D // h, D)
         query = self.query(seed).view(h, 1, D // h) * (D // h) ** -0.5
         logits = x @ (query @ key).view(h, D).mT  # (C, h); the key's bias shifts all cells alike
-        cells = [group.real.numel() for group in groups]
+        cells = [len(mask) * mask.shape[2] for mask in places.into]
         out = []
-        for (real, _), cell, logit in zip(groups, x.split(cells), logits.split(cells), strict=True):
-            weight = logit.view(*real.shape, h).masked_fill(~real.unsqueeze(-1), HIDDEN).softmax(dim=1)
-            out.append(weight.mT @ cell.view(*real.shape, D))  # (n, h, D)
-        pooled = (torch.cat(out).transpose(0, 1) @ value.mT).transpose(0, 1)  # (M, h, D/h)
+        for mask, cell, logit in zip(places.into, x.split(cells), logits.split(cells), strict=True):
+            W, S, c = mask.shape
+            weight = (logit.view(W, c, h).mT.unsqueeze(2) + mask.to(logit).unsqueeze(1)).softmax(-1)  # (W, h, S, c)
+            pooled = weight.flatten(1, 2) @ cell.view(W, c, D)
+            out.append(pooled.view(W, h, S, D).transpose(1, 2).flatten(0, 1))
+        pooled = torch.cat(out).index_select(0, places.slot)  # (M, h, D)
+        pooled = (pooled.transpose(0, 1) @ value.mT).transpose(0, 1)  # (M, h, D/h)
         return self.out(pooled.flatten(1) + self.key_value.bias[D:])
 
     def _split(self, x: Tensor) -> Tensor:
@@ -151,11 +144,9 @@ class MAB(nn.Module):
         self.feedforward = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
         self.norm2 = nn.LayerNorm(width)
 
-    def forward(
-        self, x: Tensor, y: Tensor, groups: list[Group], queries: int | None = None, keys: int | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, hidden: list[Tensor]) -> Tensor:
         """Rows of X and Y as in `Attention.over_sets` -> like X."""
-        return self.after(x, self.attention.over_sets(x, y, groups, queries, keys))
+        return self.after(x, self.attention.over_sets(x, y, hidden))
 
     def after(self, x: Tensor, a: Tensor) -> Tensor:
         """What follows the attention a of X."""
@@ -171,8 +162,8 @@ class SAB(nn.Module):
         super().__init__()
         self.block = MAB(width, heads, residual)
 
-    def forward(self, x: Tensor, groups: list[Group]) -> Tensor:
-        return self.block(x, x, groups)
+    def forward(self, x: Tensor, places: Places) -> Tensor:
+        return self.block(x, x, places.within)
 
 
 class ISAB(nn.Module):
@@ -188,11 +179,12 @@ class ISAB(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.points, std=self.points.shape[-1] ** -0.5)
 
-    def forward(self, x: Tensor, groups: list[Group]) -> Tensor:
+    def forward(self, x: Tensor, places: Places) -> Tensor:
         m = len(self.points)
-        points = self.points.repeat(sum(len(group.real) for group in groups), 1)
-        summary = self.gather(points, x, groups, queries=m)  # (M m, D)
-        return self.spread(x, summary, groups, keys=m)
+        into = [mask.repeat_interleave(m, dim=1) for mask in places.into]  # every slot has the m points
+        points = self.points.repeat(sum(len(mask) * mask.shape[1] // m for mask in into), 1)
+        summary = self.gather(points, x, into)  # m rows a slot
+        return self.spread(x, summary, [mask.mT for mask in into])
 
 
 class PMA(nn.Module):
@@ -207,8 +199,8 @@ class PMA(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.seed, std=self.seed.shape[-1] ** -0.5)
 
-    def forward(self, x: Tensor, groups: list[Group]) -> Tensor:
-        return self.block.after(self.seed, self.block.attention.pool(self.seed, x, groups))
+    def forward(self, x: Tensor, places: Places) -> Tensor:
+        return self.block.after(self.seed, self.block.attention.pool(self.seed, x, places))
 
 
 def time_angles(hours: Tensor, features: int) -> Tensor:

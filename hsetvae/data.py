@@ -19,9 +19,8 @@ from .config import UserError, nearest, stream
 
 CLIP = 10.0  # |z| of an event is at most this: an entry error of 1,000 SD must not outweigh all other events of a batch
 TAIL = 0.01  # share of events at either end that mean and SD see only as that quantile, for the same reason
-USEFUL = 0.95  # share of the event cells of a bucket that should be real; the rest is padding
 FITTED = 5_000_000  # events that a standardiser is fitted on at most
-BUCKET_COST = 16  # a bucket of its own costs about as much time as this many cells
+WINDOW = 40  # cells of a window: sets attend side by side in it; products of 6 x 6 take twice the time
 
 
 # --- splits ----------------------------------------------------------------------------------------------------------
@@ -179,15 +178,20 @@ def _at_most(cohort: Cohort, index: np.ndarray, events: int) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class Bucket:
-    """n sets of similar size, padded on the right to K events."""
+class Windows:
+    """W windows of c cells: whole sets, one after another, and some cells of padding behind the last one."""
 
-    variable: Tensor  # (n, K) int64, 0 on padding
-    value: Tensor  # (n, K) float32 standardised, 0 on padding
-    real: Tensor  # (n, K) bool
-    sets: Tensor  # (n,) int64, which of the batch's M sets
+    variable: Tensor  # (W, c) int64, 0 on padding
+    value: Tensor  # (W, c) float32 standardised, 0 on padding
+    set: Tensor  # (W, c) int64, which of the batch's M sets the event belongs to, -1 on padding
+    sets: Tensor  # (W, S) int64, the sets of the window, -1 where it has fewer than S
 
-    def to(self, device: str | torch.device) -> Bucket:
+    @property
+    def real(self) -> Tensor:
+        """(W, c) bool, False on padding."""
+        return self.set >= 0
+
+    def to(self, device: str | torch.device) -> Windows:
         return _moved(self, device)
 
 
@@ -199,7 +203,7 @@ class Batch:
     hours: Tensor  # (B, T) float32, 0 on padding
     real: Tensor  # (B, T) bool, right-padded
     outcome: Tensor  # (B,) float32, NaN where unknown
-    buckets: list[Bucket]  # every set is in exactly one
+    windows: list[Windows]  # those of WINDOW cells, of twice as many, …; every set is in one window
     size: int  # M
     row: Tensor  # (M,) int64
     column: Tensor  # (M,) int64
@@ -213,8 +217,12 @@ class Batch:
         """(B, T, F) -> a row for every set (M, F)."""
         return x.flatten(0, 1).index_select(0, self.row * x.shape[1] + self.column)
 
+    def events(self) -> Tensor:
+        """Number of events of each set -> (M,) int64."""
+        return sum(torch.bincount(w.set[w.real], minlength=self.size) for w in self.windows)
+
     def to(self, device: str | torch.device) -> Batch:
-        return dataclasses.replace(_moved(self, device), buckets=[bucket.to(device) for bucket in self.buckets])
+        return dataclasses.replace(_moved(self, device), windows=[w.to(device) for w in self.windows])
 
 
 def _moved(item, device):
@@ -256,34 +264,59 @@ def collate(cohort: Cohort, index: np.ndarray, standardiser: Standardiser, max_s
         hours=torch.from_numpy(hours),
         real=torch.from_numpy(real),
         outcome=torch.from_numpy(outcome.astype(np.float32)),
-        buckets=[_bucket(part, z, members) for members in _by_size(np.diff(part.first_event))],
+        windows=_windows(part, z),
         size=M,
         row=torch.from_numpy(row),
         column=torch.from_numpy(column),
     )
 
 
-def _by_size(size: np.ndarray) -> list[np.ndarray]:
-    """Positions 0..M-1 grouped by set size (M,): each group takes in smaller sizes as long as USEFUL of its cells hold,
-    or the padding costs less than another bucket."""
-    number = np.bincount(size)
-    group_of = np.zeros(len(number), dtype=np.int64)
-    groups = widest = cells = events = 0
-    for k in np.flatnonzero(number)[::-1]:  # the distinct sizes, a few dozen
-        taken = USEFUL * (cells + widest * number[k]) - (events + k * number[k])  # padding beyond what is allowed
-        if taken > BUCKET_COST or not groups:
-            groups, widest, cells, events = groups + 1, k, 0, 0
-        cells, events = cells + widest * number[k], events + k * number[k]
-        group_of[k] = groups
-    return [np.flatnonzero(group_of[size] == g + 1) for g in range(groups)]
+def _windows(cohort: Cohort, z: np.ndarray) -> list[Windows]:
+    """The sets of the cohort, whose standardised values are z (E,), in windows that are wide enough for them."""
+    size = np.diff(cohort.first_event)
+    width = WINDOW * 2 ** np.ceil(np.log2(np.maximum(size / WINDOW, 1))).astype(int)
+    return [_packed(cohort, z, np.flatnonzero(width == w), int(w)) for w in np.unique(width)]
 
 
-def _bucket(cohort: Cohort, z: np.ndarray, members: np.ndarray) -> Bucket:
-    """The sets `members` of the cohort, whose standardised values are z (E,)."""
-    start, stop = cohort.first_event[members], cohort.first_event[members + 1]
-    cell = start[:, None] + np.arange((stop - start).max())  # (n, K)
-    real = cell < stop[:, None]
-    variable, value = np.zeros(cell.shape, dtype=np.int64), np.zeros(cell.shape, dtype=np.float32)
-    events = cell[real]
-    variable[real], value[real] = cohort.variable[events], z[events]
-    return Bucket(*(torch.from_numpy(a) for a in (variable, value, real, members)))
+def _packed(cohort: Cohort, z: np.ndarray, members: np.ndarray, width: int) -> Windows:
+    """The sets `members` of the cohort in windows of `width` cells."""
+    size = np.diff(cohort.first_event)[members]
+    window, first, slot = pack(size, width)
+    shape, slots = (window.max() + 1, width), (window.max() + 1, slot.max() + 1)
+    variable, value = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.float32)
+    of_cell, of_slot = np.full(shape, -1), np.full(slots, -1)
+    of_slot[window, slot] = members
+    within = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)  # place of an event in its set
+    cell, event = (np.repeat(start, size) + within for start in (window * width + first, cohort.first_event[members]))
+    for array, entries in ((variable, cohort.variable[event]), (value, z[event]), (of_cell, np.repeat(members, size))):
+        array.flat[cell] = entries
+    return Windows(*(torch.from_numpy(a) for a in (variable, value, of_cell, of_slot)))
+
+
+def pack(size: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Put whole sets of `size` (n,) events into few windows of `width` cells -> window, first cell and slot of each.
+
+    The largest sets first, each to the emptiest window (Graham 1969), a round of windows at a time: they end equally
+    full and with a similar number of sets.  The loop runs over rounds, some dozens of them, not over sets.
+    """
+    order = np.argsort(-size, kind="stable")
+    ordered = size[order]
+    window, first, slot = np.zeros((3, len(size)), dtype=np.int64)
+    free = np.full(-(-int(size.sum()) // width), width)
+    held = np.zeros_like(free)
+    done = 0
+    while done < len(order):
+        k = ordered[done]
+        alike = int(np.searchsorted(-ordered, -k, side="right")) - done  # sets of this size still to be placed
+        open_ = np.argsort(-free, kind="stable")
+        open_ = open_[free[open_] >= k][:alike]
+        if not len(open_):
+            more = -(-alike // (width // k))
+            free, held = np.append(free, np.full(more, width)), np.append(held, np.zeros(more, dtype=held.dtype))
+            continue
+        placed = order[done : done + len(open_)]
+        window[placed], first[placed], slot[placed] = open_, width - free[open_], held[open_]
+        free[open_] -= k
+        held[open_] += 1
+        done += len(open_)
+    return window, first, slot

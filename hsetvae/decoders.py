@@ -59,12 +59,13 @@ class LikelihoodDecoder(nn.Module):
 
 def dense(batch: Batch, variables: int) -> tuple[Tensor, Tensor]:
     """All sets as rows: present (M, V) bool and standardised value (M, V), 0 where absent."""
-    cells = [(b.sets.unsqueeze(1).expand_as(b.real), b.real, b.variable, b.value) for b in batch.buckets]
-    sets, real, variable, value = (torch.cat([t.flatten() for t in column]) for column in zip(*cells, strict=True))
-    place = sets * (variables + 1) + torch.where(real, variable, variables)  # padding goes to a column of its own
-    present = real.new_zeros(batch.size * (variables + 1)).index_fill(0, place, True)
-    values = value.new_zeros(len(present)).index_copy(0, place, value)
-    return tuple(t.view(batch.size, -1)[:, :variables] for t in (present, values))
+    parts = [(w.set, w.real, w.variable, w.value) for w in batch.windows]
+    sets, real, variable, value = (torch.cat([t.flatten() for t in column]) for column in zip(*parts, strict=True))
+    places = batch.size * variables
+    place = torch.where(real, sets * variables + variable, places)  # padding goes to a place of its own
+    present = real.new_zeros(places + 1).index_fill(0, place, True)
+    values = value.new_zeros(places + 1).index_copy(0, place, value)
+    return tuple(t[:-1].view(batch.size, variables) for t in (present, values))
 
 
 class SlotDecoder(nn.Module):
@@ -91,17 +92,18 @@ class SlotDecoder(nn.Module):
 
     def distortion(self, h: Tensor, batch: Batch, target: Tensor) -> Tensor:
         """Distance of set `target[m]` from what h[m] decodes to, as many slots as events -> (m,), no unit."""
-        source = torch.full((batch.size,), -1, dtype=torch.long, device=h.device)
-        source[target] = torch.arange(len(target), device=h.device)
-        out = h.new_zeros(len(target))
-        for bucket in batch.buckets:
-            rows = source[bucket.sets]
-            wanted = rows >= 0
-            if wanted.any():
-                rows, real = rows[wanted], bucket.real[wanted]
-                y = self.directions[bucket.variable[wanted]] * bucket.value[wanted].unsqueeze(-1)
-                out = out.index_put((rows,), self.distance(self(h[rows], real.shape[1]), y, real))
-        return out
+        variable, value, real = (t[target] for t in side_by_side(batch))
+        y = self.directions[variable] * value.unsqueeze(-1)
+        return self.distance(self(h, real.shape[1]), y, real)
+
+
+def side_by_side(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """All sets in one block, padded on the right to the K events of the largest: variable, value, real (M, K)."""
+    parts = [(w.set[w.real], w.variable[w.real], w.value[w.real]) for w in batch.windows]
+    sets, variable, value = (torch.cat(column) for column in zip(*parts, strict=True))
+    order, count = sets.argsort(stable=True), batch.events()
+    real = torch.arange(int(count.max()), device=count.device) < count.unsqueeze(1)
+    return *(t.new_zeros(real.shape).masked_scatter(real, t[order]) for t in (variable, value)), real
 
 
 def slot_codes(slots: int, features: int) -> Tensor:

@@ -86,10 +86,7 @@ def evaluate(run, cohort: Cohort, index: np.ndarray | None = None) -> dict[str, 
     rows, logits = [], []
     for _, batch, output in passes(run.model, cohort, index, run.standardiser, run.config.max_sets):
         logits.append(output.logits.double().numpy())
-        events = np.zeros(batch.size)
-        for bucket in batch.buckets:
-            events[bucket.sets.numpy()] = bucket.real.sum(1).numpy()
-        per_set = {"events": events, "sets": 1.0, "kl": output.kl.double().sum((1, 2)).numpy()}
+        per_set = {"events": batch.events().numpy(), "sets": 1.0, "kl": output.kl.double().sum((1, 2)).numpy()}
         if "current" in output.distortion:
             per_set["nll"] = output.distortion["current"].double().numpy()
         rows.append(pd.DataFrame(per_set).groupby(batch.row.numpy()).sum())

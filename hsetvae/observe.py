@@ -34,8 +34,8 @@ def double_batches(cohort: Cohort, standardiser: Standardiser, max_sets: int) ->
 
 
 def _double(batch: Batch) -> Batch:
-    buckets = [dataclasses.replace(bucket, value=bucket.value.double()) for bucket in batch.buckets]
-    return dataclasses.replace(batch, hours=batch.hours.double(), outcome=batch.outcome.double(), buckets=buckets)
+    windows = [dataclasses.replace(w, value=w.value.double()) for w in batch.windows]
+    return dataclasses.replace(batch, hours=batch.hours.double(), outcome=batch.outcome.double(), windows=windows)
 
 
 class Observed:

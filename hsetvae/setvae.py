@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .attention import ISAB, PMA, SAB, Dropout, Group, empty_sets
+from .attention import ISAB, PMA, SAB, Dropout, Places
 from .config import Config
 from .data import Batch
 
@@ -109,25 +109,18 @@ class SetVAE(nn.Module):
     def features(self, batch: Batch) -> Tensor:
         """The deterministic bottom-up pass: all sets of the batch -> (M, L, D).
 
-        Sets come grouped by size (`Batch.buckets`) and their cells lie flat, C of them with little padding: no loop
-        runs over sets or events.  A few empty sets fill up the windows of each group.
+        The cells of all windows lie flat, C of them with little padding: no loop runs over sets or events.
         """
-        lacking = [empty_sets(*bucket.real.shape) for bucket in batch.buckets]
-
-        def filled(name: str, nothing: int = 0) -> list[Tensor]:
-            tensors = [getattr(bucket, name) for bucket in batch.buckets]
-            return [
-                torch.cat([t, t.new_full((n, *t.shape[1:]), nothing)]) for t, n in zip(tensors, lacking, strict=True)
-            ]
-
-        variable, value = (torch.cat([t.flatten() for t in filled(name)]) for name in ("variable", "value"))
-        groups = [Group.of(real) for real in filled("real")]
+        variable, value = (
+            torch.cat([t.flatten() for t in cells])
+            for cells in zip(*((w.variable, w.value) for w in batch.windows), strict=True)
+        )
+        places = Places.of(batch.windows, batch.size)
         x, levels = self.embed(variable, value), []  # (C, D)
         for block, pool in zip(self.blocks, self.pools, strict=True):
-            x = block(x, groups)
-            levels.append(pool(x, groups))  # (M and the empty ones, D)
-        order = torch.cat(filled("sets", batch.size)).argsort()[: batch.size]
-        return torch.stack(levels, dim=1)[order]
+            x = block(x, places)
+            levels.append(pool(x, places))  # (M, D)
+        return torch.stack(levels, dim=1)
 
     def prior(self, level: int, above: list[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
         """p(z_l | z_>l) -> mu, logvar (M, Z); standard normal at the top level and for independent levels."""

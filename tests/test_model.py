@@ -12,7 +12,7 @@ from plain import encode_one_by_one
 
 from hsetvae.attention import Attention, rotate, time_angles
 from hsetvae.config import BASELINE, IMPROVED
-from hsetvae.data import Batch, Bucket, Standardiser, collate
+from hsetvae.data import Batch, Standardiser, Windows, collate
 from hsetvae.decoders import SetPrediction, chamfer, chamfer_from, dense, hungarian, squared_distances
 from hsetvae.history import TimeEncoder
 from hsetvae.model import HSetVAE, has_next, initialise
@@ -44,8 +44,8 @@ def standardiser(cohort):
 
 
 def double(batch):
-    buckets = [dataclasses.replace(b, value=b.value.double()) for b in batch.buckets]
-    return dataclasses.replace(batch, hours=batch.hours.double(), outcome=batch.outcome.double(), buckets=buckets)
+    windows = [dataclasses.replace(w, value=w.value.double()) for w in batch.windows]
+    return dataclasses.replace(batch, hours=batch.hours.double(), outcome=batch.outcome.double(), windows=windows)
 
 
 def build(config, cohort, seed=0):
@@ -89,17 +89,17 @@ def test_permuting_events_and_padding_with_garbage_changes_nothing(cohort, stand
     rng = np.random.default_rng(seed)
     model = build(VARIANTS[name], cohort)
     batch = double(collate(cohort, np.arange(4), standardiser, 256))
-    buckets = []
-    for b in batch.buckets:
-        n, K = b.real.shape
+    windows = []
+    for w in batch.windows:
+        n, c = w.set.shape
         extra = int(rng.integers(0, 3))
-        order = torch.from_numpy(rng.permuted(np.tile(np.arange(K + extra), (n, 1)), axis=1))
-        garbage = torch.from_numpy(rng.integers(0, len(cohort.variables), (n, K + extra)))
-        loud = torch.full((n, K + extra), 1e6, dtype=torch.float64)
-        real = torch.cat([b.real, torch.zeros(n, extra, dtype=torch.bool)], 1)
-        garbage[:, :K], loud[:, :K] = torch.where(b.real, b.variable, garbage[:, :K]), torch.where(b.real, b.value, 1e6)
-        buckets.append(Bucket(garbage.gather(1, order), loud.gather(1, order), real.gather(1, order), b.sets))
-    moved = dataclasses.replace(batch, buckets=buckets)
+        order = torch.from_numpy(rng.permuted(np.tile(np.arange(c + extra), (n, 1)), axis=1))
+        garbage = torch.from_numpy(rng.integers(0, len(cohort.variables), (n, c + extra)))
+        loud = torch.full((n, c + extra), 1e6, dtype=torch.float64)
+        owner = torch.nn.functional.pad(w.set, (0, extra), value=-1)
+        garbage[:, :c], loud[:, :c] = torch.where(w.real, w.variable, garbage[:, :c]), torch.where(w.real, w.value, 1e6)
+        windows.append(Windows(garbage.gather(1, order), loud.gather(1, order), owner.gather(1, order), w.sets))
+    moved = dataclasses.replace(batch, windows=windows)
     assert_like = outputs(model(batch, sample=False)), outputs(model(moved, sample=False))
     for x, y in zip(*assert_like, strict=True):
         if model.config.decoder == "likelihood" or x.ndim < 2 or x.shape[1] == model.config.width:
