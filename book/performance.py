@@ -6,14 +6,13 @@ import html
 from pathlib import Path
 
 import bookkit
-import numpy as np
 import pandas as pd
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from hsetvae.config import Config
-from hsetvae.data import Batch
+from hsetvae.data import Batch, Windows
 from hsetvae.model import HSetVAE, initialise
 from hsetvae.objective import objective
 
@@ -101,35 +100,29 @@ def counted(config: Config, batch: Batch, variables: int) -> dict[str, float]:
 
 
 def regular_batch(batch: Batch, copies: int) -> Batch:
-    """The batch, `copies` times side by side: a larger batch with the same groups."""
-    buckets = [
-        type(b)(*(t.repeat(copies, 1) for t in (b.variable, b.value, b.real)),
-                torch.cat([b.sets + i * batch.size for i in range(copies)]))
-        for b in batch.buckets
-    ]  # fmt: skip
-    B = len(batch.stay)
+    """The batch, `copies` times side by side: a larger batch with the same windows."""
+
+    def numbered(sets: torch.Tensor) -> torch.Tensor:
+        return torch.cat([torch.where(sets < 0, sets, sets + i * batch.size) for i in range(copies)])
+
+    w, B = batch.windows, len(batch.stay)
+    windows = Windows(w.variable.repeat(copies, 1), w.value.repeat(copies, 1), numbered(w.set), numbered(w.sets))
     return Batch(
         stay=batch.stay * copies, hours=batch.hours.repeat(copies, 1), real=batch.real.repeat(copies, 1),
-        outcome=batch.outcome.repeat(copies), buckets=buckets, size=batch.size * copies,
+        outcome=batch.outcome.repeat(copies), windows=windows, size=batch.size * copies,
         row=torch.cat([batch.row + i * B for i in range(copies)]), column=batch.column.repeat(copies),
     )  # fmt: skip
 
 
 def padded_shares(batches: list[Batch]) -> dict[str, float]:
-    """Share of the cells that are events: one dense block, sets padded to the largest, sets in groups."""
-    events = sum(int(b.real.sum()) for batch in batches for b in batch.buckets)
-    widest = [max(b.real.shape[1] for b in batch.buckets) for batch in batches]
+    """Share of the cells that are events: one dense block, sets padded to the largest, sets in windows."""
+    events = sum(int(batch.events().sum()) for batch in batches)
+    widest = [int(batch.events().max()) for batch in batches]
     cells = {
         "one block: stays × sets × events": sum(
             batch.real.numel() * K for batch, K in zip(batches, widest, strict=True)
         ),
         "flat: sets × events": sum(batch.size * K for batch, K in zip(batches, widest, strict=True)),
-        "flat, grouped by size": sum(b.real.numel() for batch in batches for b in batch.buckets),
+        "flat, in windows of whole sets": sum(batch.windows.set.numel() for batch in batches),
     }
     return {name: events / n for name, n in cells.items()}
-
-
-def step_pattern(batch: Batch) -> np.ndarray:
-    """Groups of a batch, from the largest sets to the smallest: rows (group, sets, cells a set, mean events)."""
-    return np.array([(i, len(b.real), b.real.shape[1], float(b.real.sum(1).double().mean()))
-                     for i, b in enumerate(batch.buckets)])  # fmt: skip

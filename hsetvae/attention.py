@@ -21,18 +21,18 @@ HIDDEN = -1e9  # logit of a key that a query may not look at; finite, so that an
 class Places(NamedTuple):
     """Where the M sets of a batch stand in its windows: what attention within sets needs to know of them.
 
-    W windows of c cells and S slots each, a list of such windows; 0 is visible, HIDDEN is not.
+    W windows of c cells and S slots each; 0 is visible, HIDDEN is not.
     """
 
-    within: list[Tensor]  # (W, c, c) from a cell to the cells of its set
-    into: list[Tensor]  # (W, S, c) from a slot to the cells of the set that stands there
-    slot: Tensor  # (M,) of each set, among all the slots of all windows
+    within: Tensor  # (W, c, c) from a cell to the cells of its set
+    into: Tensor  # (W, S, c) from a slot to the cells of the set that stands there
+    slot: Tensor  # (M,) of each set, among the W·S slots
 
     @classmethod
-    def of(cls, windows: list[Windows], sets: int) -> Places:
-        within = [_hide(w.set.unsqueeze(1) != w.set.unsqueeze(2)) for w in windows]
-        into = [_hide(w.set.unsqueeze(1) != w.sets.unsqueeze(2)) for w in windows]
-        return cls(within, into, torch.cat([w.sets.flatten() for w in windows]).argsort()[-sets:])
+    def of(cls, windows: Windows, sets: int) -> Places:
+        owner = windows.set.unsqueeze(1)
+        within, into = owner != windows.set.unsqueeze(2), owner != windows.sets.unsqueeze(2)
+        return cls(_hide(within), _hide(into), windows.sets.flatten().argsort()[-sets:])
 
 
 def _hide(hidden: Tensor) -> Tensor:
@@ -81,25 +81,21 @@ class Attention(nn.Module):
         a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         return self.out(batch.flat(a.transpose(1, 2).flatten(2)))
 
-    def over_sets(self, x: Tensor, y: Tensor, hidden: list[Tensor]) -> Tensor:
-        """Attention within windows whose rows lie flat, one after another: x (rows, D), y (rows, D) -> like x.
+    def over_sets(self, x: Tensor, y: Tensor, hidden: Tensor) -> Tensor:
+        """Attention within W windows whose rows lie flat: x (W·queries, D), y (W·keys, D) -> like x.
 
-        `hidden` (W, queries, keys) says for each kind of window what its rows of x may not see of those of y; x may be
-        y.  Everything but the attention itself runs on all rows at once, and that head by head on strided pieces: a
-        product over all heads copies its operands.
+        `hidden` (W, queries, keys) says what the rows of x may not see of those of y; x may be y.  Everything but the
+        attention itself runs on all rows at once, and that head by head on strided pieces: a product over all heads
+        copies its operands.
         """
         h, D = self.heads, x.shape[-1]
         scale = (D // h) ** -0.5
         query = self.query.weight * scale, self.query.bias * scale
-        flat = [self._joined(x, *query)] if x is y else [F.linear(x, *query), self.key_value(y)]
-        rows = [[len(mask) * mask.shape[side] for mask in hidden] for side in (1, 2)]
-        out = []
-        for mask, *parts in zip(hidden, *(t.split(r) for t, r in zip(flat, rows, strict=False)), strict=True):
-            pieces = [c for p in parts for c in p.view(len(mask), -1, p.shape[-1]).split(D // h, dim=-1)]
-            triples = zip(pieces[:h], pieces[h : 2 * h], pieces[2 * h :], strict=True)
-            heads = [torch.baddbmm(mask.to(q), q, k.mT).softmax(-1) @ v for q, k, v in triples]
-            out.append(torch.cat(heads, dim=-1).flatten(0, 1))
-        return self.out(torch.cat(out))
+        parts = [self._joined(x, *query)] if x is y else [F.linear(x, *query), self.key_value(y)]
+        pieces = [c for p in parts for c in p.view(len(hidden), -1, p.shape[-1]).split(D // h, dim=-1)]
+        triples = zip(pieces[:h], pieces[h : 2 * h], pieces[2 * h :], strict=True)
+        heads = [torch.baddbmm(hidden.to(q), q, k.mT).softmax(-1) @ v for q, k, v in triples]
+        return self.out(torch.cat(heads, dim=-1).flatten(0, 1))
 
     def _joined(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Queries by the given projection, keys and values of the same rows, side by side: (rows, D) -> (rows, 3 D)."""
@@ -115,16 +111,14 @@ class Attention(nn.Module):
         key, value = self.key_value.weight.view(2, h, D // h, D)
         query = self.query(seed).view(h, 1, D // h) * (D // h) ** -0.5
         logits = x @ (query @ key).view(h, D).mT  # (C, h); the key's bias shifts all cells alike
-        cells = [len(mask) * mask.shape[2] for mask in places.into]
-        out = []
-        for mask, cell, logit in zip(places.into, x.split(cells), logits.split(cells), strict=True):
-            W, S, c = mask.shape
-            weight = (logit.view(W, c, h).mT.unsqueeze(2) + mask.to(logit).unsqueeze(1)).softmax(-1)  # (W, h, S, c)
-            pooled = weight.flatten(1, 2) @ cell.view(W, c, D)
-            out.append(pooled.view(W, h, S, D).transpose(1, 2).flatten(0, 1))
-        pooled = torch.cat(out).index_select(0, places.slot)  # (M, h, D)
-        pooled = (pooled.transpose(0, 1) @ value.mT).transpose(0, 1)  # (M, h, D/h)
-        return self.out(pooled.flatten(1) + self.key_value.bias[D:])
+        W, S, c = places.into.shape
+        hidden = places.into.to(logits).unsqueeze(1)
+        weight = (logits.view(W, c, h).mT.unsqueeze(2) + hidden).softmax(-1)  # (W, h, S, c)
+        pooled = (weight.flatten(1, 2) @ x.view(W, c, D)).flatten(0, 1)  # a row for each window, head and slot
+        first = places.slot + places.slot // S * (h - 1) * S  # row of the first head
+        rows = first + S * torch.arange(h, device=x.device).unsqueeze(1)  # (h, M)
+        pooled = pooled.index_select(0, rows.flatten()).view(h, -1, D) @ value.mT  # (h, M, D/h)
+        return self.out(pooled.transpose(0, 1).flatten(1) + self.key_value.bias[D:])
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -144,7 +138,7 @@ class MAB(nn.Module):
         self.feedforward = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
         self.norm2 = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, y: Tensor, hidden: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, hidden: Tensor) -> Tensor:
         """Rows of X and Y as in `Attention.over_sets` -> like X."""
         return self.after(x, self.attention.over_sets(x, y, hidden))
 
@@ -181,10 +175,9 @@ class ISAB(nn.Module):
 
     def forward(self, x: Tensor, places: Places) -> Tensor:
         m = len(self.points)
-        into = [mask.repeat_interleave(m, dim=1) for mask in places.into]  # every slot has the m points
-        points = self.points.repeat(sum(len(mask) * mask.shape[1] // m for mask in into), 1)
-        summary = self.gather(points, x, into)  # m rows a slot
-        return self.spread(x, summary, [mask.mT for mask in into])
+        into = places.into.repeat_interleave(m, dim=1)  # every slot has the m points
+        summary = self.gather(self.points.repeat(into.shape[:2].numel() // m, 1), x, into)  # m rows a slot
+        return self.spread(x, summary, into.mT)
 
 
 class PMA(nn.Module):

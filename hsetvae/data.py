@@ -20,7 +20,7 @@ from .config import UserError, nearest, stream
 CLIP = 10.0  # |z| of an event is at most this: an entry error of 1,000 SD must not outweigh all other events of a batch
 TAIL = 0.01  # share of events at either end that mean and SD see only as that quantile, for the same reason
 FITTED = 5_000_000  # events that a standardiser is fitted on at most
-WINDOW = 40  # cells of a window: sets attend side by side in it; products of 6 x 6 take twice the time
+WINDOW = 32  # cells of a window: sets attend side by side in it; products of 6 x 6 take twice the time
 
 
 # --- splits ----------------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ class Batch:
     hours: Tensor  # (B, T) float32, 0 on padding
     real: Tensor  # (B, T) bool, right-padded
     outcome: Tensor  # (B,) float32, NaN where unknown
-    windows: list[Windows]  # those of WINDOW cells, of twice as many, …; every set is in one window
+    windows: Windows | None  # the events; None where only the times of the sets are of interest
     size: int  # M
     row: Tensor  # (M,) int64
     column: Tensor  # (M,) int64
@@ -219,10 +219,10 @@ class Batch:
 
     def events(self) -> Tensor:
         """Number of events of each set -> (M,) int64."""
-        return sum(torch.bincount(w.set[w.real], minlength=self.size) for w in self.windows)
+        return torch.bincount(self.windows.set[self.windows.real], minlength=self.size)
 
     def to(self, device: str | torch.device) -> Batch:
-        return dataclasses.replace(_moved(self, device), windows=[w.to(device) for w in self.windows])
+        return dataclasses.replace(_moved(self, device), windows=self.windows and self.windows.to(device))
 
 
 def _moved(item, device):
@@ -271,25 +271,19 @@ def collate(cohort: Cohort, index: np.ndarray, standardiser: Standardiser, max_s
     )
 
 
-def _windows(cohort: Cohort, z: np.ndarray) -> list[Windows]:
-    """The sets of the cohort, whose standardised values are z (E,), in windows that are wide enough for them."""
+def _windows(cohort: Cohort, z: np.ndarray) -> Windows:
+    """The sets of the cohort, with standardised values z (E,), in windows of WINDOW cells, or of the largest set's."""
     size = np.diff(cohort.first_event)
-    width = WINDOW * 2 ** np.ceil(np.log2(np.maximum(size / WINDOW, 1))).astype(int)
-    return [_packed(cohort, z, np.flatnonzero(width == w), int(w)) for w in np.unique(width)]
-
-
-def _packed(cohort: Cohort, z: np.ndarray, members: np.ndarray, width: int) -> Windows:
-    """The sets `members` of the cohort in windows of `width` cells."""
-    size = np.diff(cohort.first_event)[members]
+    width = max(WINDOW, int(size.max()))
     window, first, slot = pack(size, width)
     shape, slots = (window.max() + 1, width), (window.max() + 1, slot.max() + 1)
     variable, value = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.float32)
     of_cell, of_slot = np.full(shape, -1), np.full(slots, -1)
-    of_slot[window, slot] = members
+    of_slot[window, slot] = np.arange(len(size))
     within = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)  # place of an event in its set
-    cell, event = (np.repeat(start, size) + within for start in (window * width + first, cohort.first_event[members]))
-    for array, entries in ((variable, cohort.variable[event]), (value, z[event]), (of_cell, np.repeat(members, size))):
-        array.flat[cell] = entries
+    cell = np.repeat(window * width + first, size) + within
+    variable.flat[cell], value.flat[cell] = cohort.variable, z
+    of_cell.flat[cell] = np.repeat(np.arange(len(size)), size)
     return Windows(*(torch.from_numpy(a) for a in (variable, value, of_cell, of_slot)))
 
 

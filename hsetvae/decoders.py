@@ -59,12 +59,10 @@ class LikelihoodDecoder(nn.Module):
 
 def dense(batch: Batch, variables: int) -> tuple[Tensor, Tensor]:
     """All sets as rows: present (M, V) bool and standardised value (M, V), 0 where absent."""
-    parts = [(w.set, w.real, w.variable, w.value) for w in batch.windows]
-    sets, real, variable, value = (torch.cat([t.flatten() for t in column]) for column in zip(*parts, strict=True))
-    places = batch.size * variables
-    place = torch.where(real, sets * variables + variable, places)  # padding goes to a place of its own
-    present = real.new_zeros(places + 1).index_fill(0, place, True)
-    values = value.new_zeros(places + 1).index_copy(0, place, value)
+    w, places = batch.windows, batch.size * variables
+    place = torch.where(w.real, w.set * variables + w.variable, places).flatten()  # padding goes to a place of its own
+    present = w.real.new_zeros(places + 1).index_fill(0, place, True)
+    values = w.value.new_zeros(places + 1).index_copy(0, place, w.value.flatten())
     return tuple(t[:-1].view(batch.size, variables) for t in (present, values))
 
 
@@ -99,8 +97,9 @@ class SlotDecoder(nn.Module):
 
 def side_by_side(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """All sets in one block, padded on the right to the K events of the largest: variable, value, real (M, K)."""
-    parts = [(w.set[w.real], w.variable[w.real], w.value[w.real]) for w in batch.windows]
-    sets, variable, value = (torch.cat(column) for column in zip(*parts, strict=True))
+    sets, variable, value = (
+        t[batch.windows.real] for t in (batch.windows.set, batch.windows.variable, batch.windows.value)
+    )
     order, count = sets.argsort(stable=True), batch.events()
     real = torch.arange(int(count.max()), device=count.device) < count.unsqueeze(1)
     return *(t.new_zeros(real.shape).masked_scatter(real, t[order]) for t in (variable, value)), real

@@ -127,7 +127,7 @@ def sample(run, sets: int, seed: int = 0, hours: float = 0.0) -> pd.DataFrame:
         hours=torch.full((sets, 1), float(hours)),
         real=torch.ones(sets, 1, dtype=torch.bool),
         outcome=torch.full((sets,), float("nan")),
-        windows=[],
+        windows=None,
         size=sets,
         row=torch.arange(sets),
         column=torch.zeros(sets, dtype=torch.long),

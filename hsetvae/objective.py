@@ -96,7 +96,7 @@ def objective(output: Output, batch: Batch, config: Config, step: int, total: in
     beta = beta_at(config, step, total)
     reconstruction = reconstruction_weight_at(config, step, total)
     w = class_weight_at(config, step, total)
-    events = sum(w.real.sum() for w in batch.windows) / batch.size
+    events = batch.windows.real.sum() / batch.size
     per_event = events if config.decoder == "likelihood" else 1.0  # the set distances are means over events already
     sum_of_terms = (
         (reconstruction * (current + following) + beta * kl_charged) / per_event

@@ -34,7 +34,7 @@ def double_batches(cohort: Cohort, standardiser: Standardiser, max_sets: int) ->
 
 
 def _double(batch: Batch) -> Batch:
-    windows = [dataclasses.replace(w, value=w.value.double()) for w in batch.windows]
+    windows = dataclasses.replace(batch.windows, value=batch.windows.value.double())
     return dataclasses.replace(batch, hours=batch.hours.double(), outcome=batch.outcome.double(), windows=windows)
 
 
@@ -134,5 +134,5 @@ def _line(cohort: Cohort, stay: np.ndarray, partner: np.ndarray, last: np.ndarra
     row, column = torch.from_numpy(row), torch.from_numpy(column)
     hours[row, column], real[row, column] = torch.from_numpy(cohort.hours)[own], True
     unknown = torch.full((len(stay),), math.nan).double()
-    batch = Batch(cohort.stays[stay].tolist(), hours, real, unknown, [], len(row), row, column)
+    batch = Batch(cohort.stays[stay].tolist(), hours, real, unknown, None, len(row), row, column)
     return Line(batch, torch.from_numpy(last), {"own": own, "other": other})

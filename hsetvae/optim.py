@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from .config import Config
 
@@ -73,17 +72,14 @@ def clip_norm(gradients: list[Tensor], norm: Tensor, at: float) -> tuple[Tensor,
 CLIPS = {"none": clip_none, "value": clip_value, "norm": clip_norm}
 
 
-def averaged(model: nn.Module, config: Config) -> AveragedModel:
-    """A copy whose weights follow the model's (Polyak & Juditsky 1992), each step by 1 − `averaging` of the way.
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, step: int, averaging: float) -> None:
+    """Move the weights of `average`, a copy, towards the model's after the update `step` (Polyak & Juditsky 1992).
 
-    Early steps move them further, with (1 + n) / (10 + n) in place of a larger `averaging`: the start is forgotten.
+    By 1 − `averaging` of the way; further in the beginning, where n / (9 + n) is kept after n steps.
     """
-
-    def follow(mine: list[Tensor], current: list[Tensor], step: Tensor) -> None:
-        n = int(step)
-        torch._foreach_lerp_(mine, current, 1 - min(config.averaging, (1 + n) / (10 + n)))
-
-    return AveragedModel(model, multi_avg_fn=follow)
+    kept = min(averaging, step / (9 + step))
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - kept)
 
 
 def set_stage(model: nn.Module, config: Config, step: int, total: int) -> None:

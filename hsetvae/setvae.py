@@ -111,12 +111,8 @@ class SetVAE(nn.Module):
 
         The cells of all windows lie flat, C of them with little padding: no loop runs over sets or events.
         """
-        variable, value = (
-            torch.cat([t.flatten() for t in cells])
-            for cells in zip(*((w.variable, w.value) for w in batch.windows), strict=True)
-        )
-        places = Places.of(batch.windows, batch.size)
-        x, levels = self.embed(variable, value), []  # (C, D)
+        windows, places = batch.windows, Places.of(batch.windows, batch.size)
+        x, levels = self.embed(windows.variable.flatten(), windows.value.flatten()), []  # (C, D)
         for block, pool in zip(self.blocks, self.pools, strict=True):
             x = block(x, places)
             levels.append(pool(x, places))  # (M, D)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -22,7 +23,7 @@ from .files import write_atomically
 from .model import HSetVAE, SetAutoencoder, initialise
 from .monitor import Monitor
 from .objective import objective
-from .optim import CLIPS, averaged, lr_at, parameter_groups, set_stage
+from .optim import CLIPS, follow, lr_at, parameter_groups, set_stage
 from .progress import Progress
 from .runs import Run, claim, identity_of, load_resume, load_run, load_tensors, save_history, save_resume
 from .scores import auroc
@@ -108,7 +109,7 @@ def _fit(model, config, cohort, split, standardiser, out: Path, seed: int, progr
     model.to(device).train()
     forward, rank, world = _distributed(model, device)
     optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=True)
-    average = averaged(model, config)
+    average = copy.deepcopy(model)
     per_epoch = len(batches(len(split.train), config.batch_size, seed, 0))
     total = per_epoch * config.epochs
     state = {"step": 0, "best": math.inf, "waited": 0, "seconds": 0.0, "rows": [], "lasted": {}}
@@ -131,21 +132,21 @@ def _fit(model, config, cohort, split, standardiser, out: Path, seed: int, progr
             chosen = chosen[rank::world] if len(chosen) >= world else chosen
             batch = collate(cohort, chosen, standardiser, config.max_sets).to(device)
             interval.append(_step(model, forward, optimizer, batch, config, seed, step, total, rank))
-            average.update_parameters(model)
+            follow(average, model, step, config.averaging)
             ended = place + 1 == per_epoch
             if ended or (place + 1) % math.ceil(per_epoch / ROWS_PER_EPOCH) == 0:
                 seconds = time.monotonic() - started
                 row = {"step": step + 1, "epoch": epoch + 1, "seconds": seconds, **_averages(interval)}
                 interval = []
                 if ended:
-                    row |= _validate(average.module, cohort, split.validation, standardiser, config, device)
+                    row |= _validate(average, cohort, split.validation, standardiser, config, device)
                     if monitor:
-                        row |= monitor.look(average.module, [*state["rows"], row], state["lasted"])
+                        row |= monitor.look(average, [*state["rows"], row], state["lasted"])
                     better = row["validation_loss"] < state["best"]
                     state["best"] = min(state["best"], row["validation_loss"])
                     state["waited"] = 0 if better else state["waited"] + 1
                     if better and rank == 0:
-                        kept = average.module.state_dict().items()
+                        kept = average.state_dict().items()
                         weights = {name: t.detach().cpu().contiguous() for name, t in kept}
                         write_atomically(out / "model.safetensors", safetensors.torch.save(weights))
                 state["rows"].append(row)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hsetvae.config import UserError
-from hsetvae.data import BUCKET_COST, CLIP, USEFUL, Batch, Cohort, Standardiser, batches, collate, split
+from hsetvae.data import CLIP, Batch, Cohort, Standardiser, batches, collate, pack, split
 from hsetvae.gather import build
 from hsetvae.simulate import simulate
 
@@ -32,14 +32,11 @@ def tiny(stays, hours, variables, values, **per_stay) -> Cohort:
 
 def cells(batch: Batch) -> list[tuple]:
     """Every real cell of a batch as (stay, hours, variable, z), in any order."""
-    found = []
-    for bucket in batch.buckets:
-        at, _ = bucket.real.nonzero(as_tuple=True)
-        m = bucket.sets[at]
-        hours = batch.hours[batch.row[m], batch.column[m]]
-        found += zip(batch.row[m].tolist(), hours.tolist(), bucket.variable[bucket.real].tolist(),
-                     bucket.value[bucket.real].tolist(), strict=True)  # fmt: skip
-    return sorted(found)
+    m, variable, value = (
+        t[batch.windows.real] for t in (batch.windows.set, batch.windows.variable, batch.windows.value)
+    )
+    hours = batch.hours[batch.row[m], batch.column[m]]
+    return sorted(zip(batch.row[m].tolist(), hours.tolist(), variable.tolist(), value.tolist(), strict=True))
 
 
 small = simulate(30, seed=5).cohort
@@ -72,7 +69,8 @@ def test_every_event_is_in_exactly_one_cell_of_the_batch(index):
                    z.tolist(), strict=True)  # fmt: skip
     assert cells(batch) == sorted(expected)
     assert batch.stay == small.stays[index].tolist()
-    assert sorted(torch.cat([bucket.sets for bucket in batch.buckets]).tolist()) == list(range(batch.size))
+    assert batch.windows.sets[batch.windows.sets >= 0].sort().values.tolist() == list(range(batch.size))
+    assert batch.events().tolist() == np.diff(part.first_event).tolist()
 
 
 def test_sets_are_ordered_by_stay_then_time_and_padded_on_the_right():
@@ -85,9 +83,10 @@ def test_sets_are_ordered_by_stay_then_time_and_padded_on_the_right():
     assert batch.column.tolist() == [t for n in lengths for t in range(n)]
     assert (batch.hours[~batch.real] == 0).all()
     assert (batch.hours[:, 1:] > batch.hours[:, :-1])[batch.real[:, 1:]].all()
-    for bucket in batch.buckets:
-        assert (bucket.value[~bucket.real] == 0).all() and (bucket.variable[~bucket.real] == 0).all()
-        assert bucket.real.any(1).all()
+    windows = batch.windows
+    assert (windows.value[~windows.real] == 0).all() and (windows.variable[~windows.real] == 0).all()
+    for cells, slots in zip(windows.set, windows.sets, strict=True):  # the sets of a window are whole and in its slots
+        assert cells.unique_consecutive().tolist() == [*slots[slots >= 0].tolist(), *[-1] * bool((cells < 0).any())]
     assert batch.outcome.tolist() == small.outcome[[3, 0, 7]].tolist()
 
 
@@ -95,11 +94,19 @@ def assert_little_is_padded(cohort: Cohort) -> None:
     standardiser = Standardiser.fit(cohort, np.arange(len(cohort)))
     for index in batches(len(cohort), 32, seed=0, epoch=0)[:5]:
         batch = collate(cohort, index, standardiser, 256)
-        useful, cells = (
-            sum(n) for n in zip(*((int(b.real.sum()), b.real.numel()) for b in batch.buckets), strict=True)
-        )
-        assert useful >= USEFUL * cells - BUCKET_COST * len(batch.buckets)
-        assert len(batch.buckets) <= 16  # each costs a call
+        assert int(batch.windows.real.sum()) >= 0.95 * batch.windows.real.numel()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=300), st.integers(40, 64))
+def test_packing_keeps_sets_whole_and_apart_in_windows_that_are_full(sizes, width):
+    size = np.array(sizes)
+    window, first, slot = pack(size, width)
+    taken = [(w, cell) for w, start, n in zip(window, first, size, strict=True) for cell in range(start, start + n)]
+    assert len(set(taken)) == size.sum() and max(cell for _, cell in taken) < width
+    assert len(set(zip(window, slot, strict=True))) == len(size)
+    # two windows that are half empty could be one: every window but one is half full
+    assert (np.bincount(window, size) * 2 >= width).sum() >= window.max()
 
 
 def test_nine_tenths_of_the_cells_are_events(simulation):

@@ -74,9 +74,9 @@ def test_a_mapped_table_is_the_table_in_memory(form, plain, tmp_path, monkeypatc
     for index in ([5, 1, 33], np.arange(40)):
         x, y = (collate(c, index, a, 256) for c in (found, in_memory))
         assert x.stay == y.stay and torch.equal(x.hours, y.hours) and torch.equal(x.row, y.row)
-        assert torch.equal(x.outcome.nan_to_num(9), y.outcome.nan_to_num(9)) and len(x.buckets) == len(y.buckets)
-        for p, q in zip(x.buckets, y.buckets, strict=True):
-            assert all(torch.equal(getattr(p, n), getattr(q, n)) for n in ("variable", "value", "real", "sets"))
+        assert torch.equal(x.outcome.nan_to_num(9), y.outcome.nan_to_num(9))
+        cells = ((getattr(b.windows, n) for n in ("variable", "value", "set", "sets")) for b in (x, y))
+        assert all(torch.equal(p, q) for p, q in zip(*cells, strict=True))
 
 
 def test_a_run_on_a_mapped_table_has_the_same_weights(plain, tmp_path, request):

@@ -44,7 +44,7 @@ def standardiser(cohort):
 
 
 def double(batch):
-    windows = [dataclasses.replace(w, value=w.value.double()) for w in batch.windows]
+    windows = dataclasses.replace(batch.windows, value=batch.windows.value.double())
     return dataclasses.replace(batch, hours=batch.hours.double(), outcome=batch.outcome.double(), windows=windows)
 
 
@@ -89,16 +89,15 @@ def test_permuting_events_and_padding_with_garbage_changes_nothing(cohort, stand
     rng = np.random.default_rng(seed)
     model = build(VARIANTS[name], cohort)
     batch = double(collate(cohort, np.arange(4), standardiser, 256))
-    windows = []
-    for w in batch.windows:
-        n, c = w.set.shape
-        extra = int(rng.integers(0, 3))
-        order = torch.from_numpy(rng.permuted(np.tile(np.arange(c + extra), (n, 1)), axis=1))
-        garbage = torch.from_numpy(rng.integers(0, len(cohort.variables), (n, c + extra)))
-        loud = torch.full((n, c + extra), 1e6, dtype=torch.float64)
-        owner = torch.nn.functional.pad(w.set, (0, extra), value=-1)
-        garbage[:, :c], loud[:, :c] = torch.where(w.real, w.variable, garbage[:, :c]), torch.where(w.real, w.value, 1e6)
-        windows.append(Windows(garbage.gather(1, order), loud.gather(1, order), owner.gather(1, order), w.sets))
+    w = batch.windows
+    n, c = w.set.shape
+    extra = int(rng.integers(0, 3))
+    order = torch.from_numpy(rng.permuted(np.tile(np.arange(c + extra), (n, 1)), axis=1))
+    garbage = torch.from_numpy(rng.integers(0, len(cohort.variables), (n, c + extra)))
+    loud = torch.full((n, c + extra), 1e6, dtype=torch.float64)
+    owner = torch.nn.functional.pad(w.set, (0, extra), value=-1)
+    garbage[:, :c], loud[:, :c] = torch.where(w.real, w.variable, garbage[:, :c]), torch.where(w.real, w.value, 1e6)
+    windows = Windows(*(t.gather(1, order) for t in (garbage, loud, owner)), w.sets)
     moved = dataclasses.replace(batch, windows=windows)
     assert_like = outputs(model(batch, sample=False)), outputs(model(moved, sample=False))
     for x, y in zip(*assert_like, strict=True):
@@ -147,7 +146,7 @@ def test_the_relaxed_mask_leaks_the_future_in_training_and_only_there(cohort, st
 def times(hours: torch.Tensor) -> Batch:
     """One stay with sets at `hours` (1, T), of which nothing else is known."""
     row, real = torch.zeros(hours.shape[1], dtype=torch.long), torch.ones_like(hours, dtype=torch.bool)
-    return Batch(["a"], hours, real, torch.zeros(1), [], hours.shape[1], row, torch.arange(hours.shape[1]))
+    return Batch(["a"], hours, real, torch.zeros(1), None, hours.shape[1], row, torch.arange(hours.shape[1]))
 
 
 def test_rotary_logits_depend_on_differences_of_time_only():

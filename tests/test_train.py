@@ -16,7 +16,7 @@ from hsetvae.data import Split, Standardiser, collate, split
 from hsetvae.diagnostics import diagnose
 from hsetvae.evaluate import evaluate, mean_terms, predict
 from hsetvae.model import HSetVAE, initialise
-from hsetvae.optim import averaged
+from hsetvae.optim import follow
 from hsetvae.runs import load_run, load_tensors
 from hsetvae.scores import auroc
 from hsetvae.simulate import simulate
@@ -128,25 +128,24 @@ def test_logvar_stays_within_its_clamp(clamp, cohort):
 
 
 def test_averaged_weights_forget_the_start_and_follow_the_model():
-    model = torch.nn.Linear(1, 1, bias=False)
-    average, expected = averaged(model, BASELINE.but(averaging=0.5)), None
-    for n, value in enumerate([8.0, 4.0, 0.0, 2.0, 7.0, 3.0, 5.0, 1.0, 6.0, 9.0]):
+    model, average = (torch.nn.Linear(1, 1, bias=False) for _ in range(2))
+    expected = 0.0
+    for n, value in enumerate([8.0, 4.0, 0.0, 2.0, 7.0, 3.0, 5.0, 1.0, 6.0, 9.0, 2.0, 7.0]):
         with torch.no_grad():
             model.weight.fill_(value)
-        average.update_parameters(model)
-        keep = min(0.5, (1 + n) / (10 + n))
-        expected = value if n == 0 else keep * expected + (1 - keep) * value
-        assert float(average.module.weight.detach()) == pytest.approx(expected)
+        follow(average, model, n, 0.5)
+        kept = min(0.5, n / (9 + n))
+        expected = value if n == 0 else kept * expected + (1 - kept) * value
+        assert float(average.weight.detach()) == pytest.approx(expected)
 
 
 def test_without_averaging_the_last_weights_are_kept():
-    model = torch.nn.Linear(3, 2)
-    average = averaged(model, BASELINE.but(averaging=0.0))
-    for _ in range(3):
+    model, average = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    for step in range(3):
         with torch.no_grad():
             model.weight.normal_()
-        average.update_parameters(model)
-    assert torch.equal(average.module.weight, model.weight)
+        follow(average, model, step, 0.0)
+    assert torch.equal(average.weight, model.weight)
 
 
 def test_patience_stops_a_run_that_does_not_improve(cohort, tmp_path):
