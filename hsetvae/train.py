@@ -16,8 +16,8 @@ from torch import nn
 
 from .cohort import Cohort
 from .config import Config, UserError, stream
-from .data import Split, Standardiser, batches, collate, longest_stay
-from .evaluate import mean_terms
+from .data import FITTED, Batch, Split, Standardiser, at_most, batches, collate, cut_at_random, longest_stay
+from .evaluate import EVALUATION_BATCH, mean_terms
 from .files import write_atomically
 from .model import HSetVAE, SetAutoencoder, initialise
 from .monitor import Monitor
@@ -73,6 +73,10 @@ def train(
         write_atomically(out / "config.json", json.dumps(identity, indent=1).encode())
     model = HSetVAE(config, len(cohort.variables))
     initialise(model, config, seed)
+    if config.statistics:
+        few = at_most(cohort, split.train, FITTED)
+        parts = np.split(few, range(EVALUATION_BATCH, len(few), EVALUATION_BATCH))
+        model.head.summary.fit(collate(cohort, part, standardiser, config.max_sets) for part in parts)
     if config.pretrain_epochs:
         before = SetAutoencoder(config, len(cohort.variables))
         initialise(before, config, seed)
@@ -129,7 +133,7 @@ def _fit(model, config, cohort, split, standardiser, out: Path, seed: int, progr
                 order = batches(len(split.train), config.batch_size, seed, epoch)
             chosen = split.train[order[place]]
             chosen = chosen[rank::world] if len(chosen) >= world else chosen
-            batch = collate(cohort, chosen, standardiser, config.max_sets).to(device)
+            batch = _batch(cohort, chosen, standardiser, config, stream(seed, "cut", step, rank)).to(device)
             interval.append(_step(model, forward, optimizer, batch, config, seed, step, total, rank))
             average.update_parameters(model)
             ended = place + 1 == per_epoch
@@ -164,6 +168,13 @@ def _fit(model, config, cohort, split, standardiser, out: Path, seed: int, progr
         (out / "resume.pt").unlink(missing_ok=True)
     if world > 1:
         torch.distributed.barrier()
+
+
+def _batch(cohort: Cohort, chosen: np.ndarray, standardiser: Standardiser, config: Config, seed: int) -> Batch:
+    """The stays `chosen`, some of them only up to a random hour, so that one model predicts at any hour (`cut`)."""
+    if config.cut:
+        cohort, chosen = cut_at_random(cohort.subset(chosen), config.cut, seed), np.arange(len(chosen))
+    return collate(cohort, chosen, standardiser, config.max_sets)
 
 
 def _step(model, forward, optimizer, batch, config: Config, seed: int, step: int, total: int, rank: int) -> dict:
