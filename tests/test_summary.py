@@ -1,4 +1,4 @@
-"""Statistics of a stay from the ragged batch, and stays that end at an hour: against plain twins, and blind to the future."""
+"""Statistics of a stay from the ragged batch, and stays that end at an hour: plain twins, and no look at the future."""
 
 import dataclasses
 import warnings
@@ -82,14 +82,12 @@ def test_a_variable_that_training_never_saw_says_that_it_is_there_and_no_more(co
 def test_statistics_change_the_outcome_head_and_nothing_else(cohort, standardiser):
     off, on = (build(RECOMMENDED.but(**SMALL, statistics=s), cohort, standardiser) for s in (False, True))
     assert not [name for name in off.state_dict() if "summary" in name]
+    first, plain = on.head.net[0], off.head.net[0]
     with torch.no_grad():
-        on.head.net[0].weight[:, : SMALL["width"]], on.head.net[0].bias[:] = (
-            off.head.net[0].weight,
-            off.head.net[0].bias,
-        )
+        first.weight[:, : SMALL["width"]], first.bias[:] = plain.weight, plain.bias
         batch = double(collate(cohort, np.arange(8), standardiser, 256))
         assert not torch.equal(on(batch, sample=False).logits, off(batch, sample=False).logits)
-        on.head.net[0].weight[:, SMALL["width"] :] = 0
+        first.weight[:, SMALL["width"] :] = 0
         a, b = on(batch, sample=False), off(batch, sample=False)
     torch.testing.assert_close(a.logits, b.logits, rtol=0, atol=1e-12)
     assert torch.equal(a.h, b.h) and torch.equal(a.kl, b.kl)
