@@ -152,6 +152,9 @@ class Config:
     cut: float = knob(
         0.0, "share of the training stays of a step that end at a random hour", "share", at_least=0, at_most=1
     )
+    selection: Literal["outcome", "objective"] = knob(
+        "outcome", "which epoch is kept: least validation cross-entropy of the outcome, or least whole objective"
+    )
     patience: int = knob(
         0, "stop after this many epochs without a better validation loss; 0 = never", "epochs", at_least=0
     )
@@ -329,6 +332,7 @@ RECOMMENDED = BASELINE.but(
     clip="norm",
     epochs=10,
     cut=0.25,
+    selection="objective",  # a head that sees statistics knows the outcome before the latents know the sets
 )
 
 PRESETS: dict[str, Config] = {"baseline": BASELINE, "improved": IMPROVED, "recommended": RECOMMENDED}

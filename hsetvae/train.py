@@ -231,14 +231,23 @@ def _averages(interval: list[dict]) -> dict[str, float]:
 
 
 def _validate(model, cohort, index, standardiser, config: Config, device: str) -> dict[str, float]:
-    """Validation terms; what selects is the outcome's BCE, or where no outcome is learned distortion + beta · KL."""
+    """Validation terms; what selects is the outcome's BCE, or the whole objective without its floors and regularisers.
+
+    Where no outcome is learned it is distortion + beta · KL.
+    """
     terms, logits = mean_terms(model, cohort, index, standardiser, config, device)
     outcome = cohort.outcome[index] if cohort.outcome is not None else np.full(len(index), np.nan)
     known = ~np.isnan(outcome)
     names = ["distortion_current", "distortion_next", "bce", *(n for n in terms if n == "kl" or n[:8] == "kl_level")]
     row = {f"validation_{name}": terms[name] for name in names}
     unsupervised = terms["distortion_current"] + terms["distortion_next"] + config.beta * terms["kl"]
-    row["validation_loss"] = terms["bce"] if known.any() and config.class_weight else unsupervised
+    if not (known.any() and config.class_weight):
+        row["validation_loss"] = unsupervised
+    elif config.selection == "outcome":
+        row["validation_loss"] = terms["bce"]
+    else:
+        per_event = terms["events_per_set"] if config.decoder == "likelihood" else 1.0
+        row["validation_loss"] = unsupervised / per_event + config.class_weight * terms["bce"]
     both = known.any() and len(np.unique(outcome[known])) == 2
     row["validation_auroc"] = auroc(outcome[known], logits[known]) if both else math.nan
     return row
