@@ -1,7 +1,7 @@
 """All public names in one place: `from hsetvae.api import IMPROVED, simulate, split, train, evaluate`.
 
 They mirror the command line.  Data: `simulate`, `read_cohort`, `write_cohort`, `load_challenge2012`, `split`.
-Settings: `Config`, `BASELINE`, `IMPROVED`; what the user can put right raises `UserError`.
+Settings: `Config`, `BASELINE`, `IMPROVED`, `RECOMMENDED`; what the user can put right raises `UserError`.
 `hsetvae train`: `train`, `fit_baselines`; `load_run` opens what it left.  `hsetvae evaluate`: `evaluate`, `predict`.
 `hsetvae diagnose`: `diagnose`, `advise`, `write_report`.  `hsetvae study`: `load_study`, `run_study`, `report`.
 What a run can say about sets has no command: `reconstruct`, `impute`, `forecast`, `sample`.
@@ -9,7 +9,7 @@ What a run can say about sets has no command: `reconstruct`, `impute`, `forecast
 
 from .advice import advise
 from .baselines import fit_baselines
-from .config import BASELINE, IMPROVED, Config, UserError
+from .config import BASELINE, IMPROVED, RECOMMENDED, Config, UserError
 from .data import split
 from .declaration import load_study
 from .diagnostics import diagnose
@@ -25,7 +25,7 @@ from .sweep import run_study
 from .train import train
 
 __all__ = [
-    "BASELINE", "IMPROVED", "Config", "UserError", "advise", "diagnose", "evaluate", "fit_baselines", "forecast",
-    "impute", "load_challenge2012", "load_run", "load_study", "predict", "read_cohort", "reconstruct", "report",
-    "run_study", "sample", "simulate", "split", "train", "write_cohort", "write_report",
+    "BASELINE", "IMPROVED", "RECOMMENDED", "Config", "UserError", "advise", "diagnose", "evaluate", "fit_baselines",
+    "forecast", "impute", "load_challenge2012", "load_run", "load_study", "predict", "read_cohort", "reconstruct",
+    "report", "run_study", "sample", "simulate", "split", "train", "write_cohort", "write_report",
 ]  # fmt: skip

@@ -119,6 +119,9 @@ def evaluate(
     split: Annotated[
         Part, typer.Option(help="unseen: drop stays that the run trained on or was selected on.")
     ] = "unseen",
+    until: Annotated[
+        float | None, typer.Option(min=0, help="Score what was known of a stay at this hour, for example 24.")
+    ] = None,
 ) -> None:
     """Score a run: one JSON object with 95 % intervals."""
     import numpy as np
@@ -134,6 +137,8 @@ def evaluate(
     loaded = load_baseline(run) if is_baseline(run) else load_run(run)
     cohort = _cohort(data, outcomes, loaded.variables)
     index = loaded.unseen(cohort) if split.value == "unseen" else np.arange(len(cohort))
+    if until is not None:
+        cohort, index = cohort.subset(index).until(until), np.arange(len(index))
     scores = loaded.evaluate(cohort, index) if is_baseline(run) else scores_of(loaded, cohort, index)
     if cohort.probability is not None:
         known = index[~np.isnan(cohort.outcome[index])]
@@ -173,11 +178,12 @@ def diagnose(
 
 @app.command()
 def settings() -> None:
-    """List every setting: type, value in both presets, unit, row of the ledger, meaning."""
-    baseline, improved = PRESETS["baseline"].to_dict(), PRESETS["improved"].to_dict()
+    """List every setting: value in baseline → improved → recommended, ledger row, meaning, unit, type."""
+    presets = [preset.to_dict() for preset in PRESETS.values()]
     for name, kind, _, unit, ledger, text in Config.describe():
-        values = f"{baseline[name]}" if baseline[name] == improved[name] else f"{baseline[name]} → {improved[name]}"
-        print(f"{name:18} {values:24} {ledger:6} {text}{f' [{unit}]' if unit else ''} ({kind})")
+        values = [str(preset[name]) for preset in presets]
+        shown = values[0] if len(set(values)) == 1 else " → ".join(values)
+        print(f"{name:18} {shown:30} {ledger:6} {text}{f' [{unit}]' if unit else ''} ({kind})")
 
 
 @data_app.command("physionet2012")

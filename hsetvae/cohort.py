@@ -49,6 +49,21 @@ class Cohort:
             variable=self.variable[events], value=self.value[events], **per_stay,
         )  # fmt: skip
 
+    def until(self, hours: float | np.ndarray) -> Cohort:
+        """Every stay as it was known at `hours`: a number, or one per stay (S,).  Held in memory.
+
+        A stay without a set until then keeps its first one, so that every stay can be scored.  What tells stays apart
+        is their content: ask a run for its `unseen` stays before cutting them.
+        """
+        limit = np.repeat(np.broadcast_to(hours, len(self)), np.diff(self.first_set))
+        kept = self.hours <= limit
+        kept[self.first_set[:-1]] = True
+        events, first_event = ragged_rows(self.first_event, np.flatnonzero(kept))
+        return dataclasses.replace(
+            self, first_set=np.concatenate([[0], np.cumsum(kept)])[self.first_set], first_event=first_event,
+            hours=self.hours[kept], variable=self.variable[events], value=self.value[events],
+        )  # fmt: skip
+
     def fingerprints(self) -> list[str]:
         """Content hash of each stay's events, whatever its id and whatever other variables the cohort knows."""
         names = np.array([int(_hash(name.encode())[:15], 16) for name in self.variables], dtype=np.int64)

@@ -91,6 +91,14 @@ def batches(n: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
     return [order[start : start + batch_size] for start in range(0, n, batch_size)]
 
 
+def cut_at_random(cohort: Cohort, share: float, seed: int) -> Cohort:
+    """A random `share` of the stays ends at a random hour, uniform over the stay; `seed` decides which and when."""
+    rng = np.random.default_rng(seed)
+    chosen, place = rng.random(len(cohort)) < share, rng.random(len(cohort))
+    first, last = cohort.hours[cohort.first_set[:-1]], cohort.hours[cohort.first_set[1:] - 1]
+    return cohort.until(np.where(chosen, first + place * (last - first), np.inf))
+
+
 # --- standardised values ---------------------------------------------------------------------------------------------
 
 
@@ -119,7 +127,7 @@ class Standardiser:
         Stays with more than FITTED events in all are represented by some of them, drawn at random until they hold that
         many: enough for two digits of the mean of a variable that is a thousandth of the events.
         """
-        part = cohort.subset(_at_most(cohort, np.asarray(index, dtype=np.int64), FITTED))
+        part = cohort.subset(at_most(cohort, np.asarray(index, dtype=np.int64), FITTED))
         order = np.argsort(part.variable, kind="stable")
         bounds = np.searchsorted(part.variable[order], np.arange(len(cohort.variables) + 1))
         mean, scale = np.zeros(len(bounds) - 1), np.ones(len(bounds) - 1)
@@ -165,7 +173,7 @@ class Standardiser:
         return cls(tuple(d["variables"]), *numbers)
 
 
-def _at_most(cohort: Cohort, index: np.ndarray, events: int) -> np.ndarray:
+def at_most(cohort: Cohort, index: np.ndarray, events: int) -> np.ndarray:
     """`index`, or when its stays hold more than `events` a random part of it that holds about so many."""
     count = cohort.first_event[cohort.first_set[index + 1]] - cohort.first_event[cohort.first_set[index]]
     if count.sum() <= events:

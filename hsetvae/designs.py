@@ -24,7 +24,7 @@ from .declaration import Design, Question, Study, content_hash
 # What decides the numbers of a run.  A changed comment or docstring changes nothing, a changed line of code does.
 CODE = (
     "attention cohort config controls data decoders diagnostics evaluate events gather history mapped measures model "
-    "objective observe optim runs scores setvae simulate tables train"
+    "objective observe optim runs scores setvae simulate summary tables train"
 ).split()
 
 

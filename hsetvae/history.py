@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .attention import Attention, Dropout, rotate, time_angles
 from .config import Config
 from .data import Batch
+from .summary import Summary
 
 TIME_UNIT = 24.0  # hours; the time encoder ends in Tanh and would be saturated within the first hour by minutes
 
@@ -152,20 +153,25 @@ POOLINGS = {
 
 
 class OutcomeHead(nn.Module):
-    """Pooling of h over the stay and one logit for the outcome (M6, M7)."""
+    """Pooling of h over the stay, beside it the statistics of each variable, and one logit for the outcome (M6, M7)."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, variables: int) -> None:
         super().__init__()
         D = config.width
+        self.summary = Summary(config, variables) if config.statistics else None
+        features = D + (self.summary.width if self.summary else 0)
         self.pooling = config.pooling
         self.query = nn.Parameter(torch.zeros(D)) if config.pooling == "query" else None
         if config.head == "mlp":
-            self.net = nn.Sequential(nn.Linear(D, D), nn.GELU(), Dropout(config.dropout), nn.Linear(D, 1))
+            self.net = nn.Sequential(nn.Linear(features, D), nn.GELU(), Dropout(config.dropout), nn.Linear(D, 1))
         else:
-            self.net = nn.Sequential(nn.Linear(D, 1))
+            self.net = nn.Sequential(nn.Linear(features, 1))
 
-    def forward(self, tokens: Tensor, h: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, h: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """-> logits (B,), and the weights of the sets (B, T), which sum to 1 per stay and are 0 on padding."""
-        scores = POOLINGS[self.pooling](tokens, h, real, self.query)
-        weights = F.softmax(scores.masked_fill(~real, float("-inf")), dim=1)
-        return self.net((weights.unsqueeze(-1) * h).sum(1)).squeeze(-1), weights
+        scores = POOLINGS[self.pooling](tokens, h, batch.real, self.query)
+        weights = F.softmax(scores.masked_fill(~batch.real, float("-inf")), dim=1)
+        seen = (weights.unsqueeze(-1) * h).sum(1)  # (B, D)
+        if self.summary is not None:
+            seen = torch.cat([seen, self.summary(batch)], dim=-1)
+        return self.net(seen).squeeze(-1), weights

@@ -52,14 +52,14 @@ class HSetVAE(nn.Module):
         self.embed = Tokens(config, self.setvae.used)
         self.history = HistoryTransformer(config)
         self.decoders = nn.ModuleDict({name: make_decoder(config, variables) for name in TARGETS[config.target]})
-        self.head = OutcomeHead(config)
+        self.head = OutcomeHead(config, variables)
 
     def forward(self, batch: Batch, sample: bool, generator: torch.Generator | None = None) -> Output:
         """One pass; `sample=False` uses posterior means, as every evaluation does."""
         latents = self.set_latents(batch, sample, generator)  # (M, L, Z) each
         tokens = self.tokens(latents.z, batch)  # (B, T, D)
         h = self.history(tokens, batch)  # (B, T, D)
-        logits, pooling = self.head(tokens, h, batch.real)
+        logits, pooling = self.head(tokens, h, batch)
         return Output(
             logits=logits,
             h=h,
@@ -130,6 +130,7 @@ class SetAutoencoder(HSetVAE):
         alone = config.but(
             position="none", target="current", class_weight=0.0, dynamic_weights=False, pretrain_epochs=0,
             setvae_lr_scale=1.0, stages="joint", patience=0, pooling="mean", head="linear", layers=1,
+            statistics=False, cut=0.0,
         )  # fmt: skip
         super().__init__(alone, variables)
         self.history = Memoryless()

@@ -66,7 +66,7 @@ class Observed:
     def _pass(self, batch: Batch, z: Tensor) -> tuple[Tensor, ...]:
         tokens = self.model.tokens(z, batch)
         h = self.model.history(tokens, batch)
-        logits, weights = self.model.head(tokens, h, batch.real)
+        logits, weights = self.model.head(tokens, h, batch)
         of_set = batch.row, batch.column
         return h[of_set], residual_stream(self.model.history, tokens)[of_set], weights[of_set], logits
 

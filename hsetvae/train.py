@@ -17,8 +17,8 @@ from torch import nn
 
 from .cohort import Cohort
 from .config import Config, UserError, stream
-from .data import Split, Standardiser, batches, collate, longest_stay
-from .evaluate import mean_terms
+from .data import FITTED, Batch, Split, Standardiser, at_most, batches, collate, cut_at_random, longest_stay
+from .evaluate import EVALUATION_BATCH, mean_terms
 from .files import write_atomically
 from .model import HSetVAE, SetAutoencoder, initialise
 from .monitor import Monitor
@@ -74,6 +74,10 @@ def train(
         write_atomically(out / "config.json", json.dumps(identity, indent=1).encode())
     model = HSetVAE(config, len(cohort.variables))
     initialise(model, config, seed)
+    if config.statistics:
+        few = at_most(cohort, split.train, FITTED)
+        parts = np.split(few, range(EVALUATION_BATCH, len(few), EVALUATION_BATCH))
+        model.head.summary.fit(collate(cohort, part, standardiser, config.max_sets) for part in parts)
     if config.pretrain_epochs:
         before = SetAutoencoder(config, len(cohort.variables))
         initialise(before, config, seed)
@@ -130,7 +134,7 @@ def _fit(model, config, cohort, split, standardiser, out: Path, seed: int, progr
                 order = batches(len(split.train), config.batch_size, seed, epoch)
             chosen = split.train[order[place]]
             chosen = chosen[rank::world] if len(chosen) >= world else chosen
-            batch = collate(cohort, chosen, standardiser, config.max_sets).to(device)
+            batch = _batch(cohort, chosen, standardiser, config, stream(seed, "cut", step, rank)).to(device)
             interval.append(_step(model, forward, optimizer, batch, config, seed, step, total, rank))
             follow(average, model, step, config.averaging)
             ended = place + 1 == per_epoch
@@ -165,6 +169,13 @@ def _fit(model, config, cohort, split, standardiser, out: Path, seed: int, progr
         (out / "resume.pt").unlink(missing_ok=True)
     if world > 1:
         torch.distributed.barrier()
+
+
+def _batch(cohort: Cohort, chosen: np.ndarray, standardiser: Standardiser, config: Config, seed: int) -> Batch:
+    """The stays `chosen`, some of them only up to a random hour, so that one model predicts at any hour (`cut`)."""
+    if config.cut:
+        cohort, chosen = cut_at_random(cohort.subset(chosen), config.cut, seed), np.arange(len(chosen))
+    return collate(cohort, chosen, standardiser, config.max_sets)
 
 
 def _step(model, forward, optimizer, batch, config: Config, seed: int, step: int, total: int, rank: int) -> dict:
@@ -221,14 +232,23 @@ def _averages(interval: list[dict]) -> dict[str, float]:
 
 
 def _validate(model, cohort, index, standardiser, config: Config, device: str) -> dict[str, float]:
-    """Validation terms; what selects is the outcome's BCE, or where no outcome is learned distortion + beta · KL."""
+    """Validation terms; what selects is the outcome's BCE, or the whole objective without its floors and regularisers.
+
+    Where no outcome is learned it is distortion + beta · KL.
+    """
     terms, logits = mean_terms(model, cohort, index, standardiser, config, device)
     outcome = cohort.outcome[index] if cohort.outcome is not None else np.full(len(index), np.nan)
     known = ~np.isnan(outcome)
     names = ["distortion_current", "distortion_next", "bce", *(n for n in terms if n == "kl" or n[:8] == "kl_level")]
     row = {f"validation_{name}": terms[name] for name in names}
     unsupervised = terms["distortion_current"] + terms["distortion_next"] + config.beta * terms["kl"]
-    row["validation_loss"] = terms["bce"] if known.any() and config.class_weight else unsupervised
+    if not (known.any() and config.class_weight):
+        row["validation_loss"] = unsupervised
+    elif config.selection == "outcome":
+        row["validation_loss"] = terms["bce"]
+    else:
+        per_event = terms["events_per_set"] if config.decoder == "likelihood" else 1.0
+        row["validation_loss"] = unsupervised / per_event + config.class_weight * terms["bce"]
     both = known.any() and len(np.unique(outcome[known])) == 2
     row["validation_auroc"] = auroc(outcome[known], logits[known]) if both else math.nan
     return row

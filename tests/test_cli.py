@@ -107,6 +107,16 @@ def test_seen_stays_are_scored_on_purpose_only(call, own, tables):
     assert json.loads(call("evaluate", own / "run", *tables, "--split", "all").out)["n"] == 40
 
 
+def test_a_run_or_a_baseline_is_scored_at_an_hour_on_the_same_stays(call, own, tables, tmp_path):
+    call("train", *tables, "--preset", "logistic", "--out", tmp_path / "logistic")
+    for run in (own / "run", tmp_path / "logistic"):
+        now, then, end = (
+            json.loads(call("evaluate", run, *tables, *words).out) for words in ([], ["--until", 12], ["--until", 1000])
+        )
+        assert now == end != then and now["n"] == then["n"] == 8
+    assert call("evaluate", own / "run", *tables, "--until", -1).status == 2
+
+
 def test_a_finished_run_resumes_to_itself(call, own, tables):
     before = (own / "run" / "model.safetensors").read_bytes()
     assert call("train", *tables, *TINY, "--out", own / "run", "--resume").status == 0
@@ -135,12 +145,12 @@ def test_what_is_undefined_is_null_and_never_nan(call, own, tables, tmp_path):
     assert json.loads(answer, parse_constant=lambda name: pytest.fail(name))["auroc"] is None
 
 
-def test_settings_lists_every_setting_with_both_presets(call):
+def test_settings_lists_every_setting_with_all_presets(call):
     from hsetvae.config import Config
 
     lines = call("settings").out.splitlines()
     assert [line.split()[0] for line in lines] == [name for name, *_ in Config.describe()]
-    assert any(re.match(r"beta +0\.5 → 0\.1 +H1 ", line) for line in lines)
+    assert any(re.match(r"beta +0\.5 → 0\.1 → [\d.]+ +H1 ", line) for line in lines)
 
 
 def test_the_state_of_a_study_is_told_without_running_it(call, monkeypatch, tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from plain import encode_one_by_one
 
 from hsetvae.attention import Attention, rotate, time_angles
-from hsetvae.config import BASELINE, IMPROVED
+from hsetvae.config import BASELINE, IMPROVED, RECOMMENDED
 from hsetvae.data import Batch, Standardiser, Windows, collate
 from hsetvae.decoders import SetPrediction, chamfer, chamfer_from, dense, hungarian, squared_distances
 from hsetvae.history import TimeEncoder
@@ -24,6 +24,7 @@ SMALL = dict(width=16, latent=6, feedforward=16)
 VARIANTS = {
     "baseline": BASELINE.but(**SMALL),
     "improved": IMPROVED.but(**SMALL),
+    "recommended": RECOMMENDED.but(**SMALL),
     "reference": BASELINE.but(
         **SMALL, event_embedding="product", decoder="chamfer", target="current", posterior="independent"
     ),

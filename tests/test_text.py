@@ -33,6 +33,7 @@ LAYERS = [
     {"cohort", "download", "tables"},
     {"data"},
     {"attention"},
+    {"summary"},
     {"mapped", "setvae", "history", "decoders", "baselines"},
     {"gather"},
     {"events"},

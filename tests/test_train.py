@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from hsetvae.config import BASELINE, IMPROVED, Config, UserError
+from hsetvae.config import BASELINE, IMPROVED, PRESETS, Config, UserError
 from hsetvae.data import Split, Standardiser, collate, split
 from hsetvae.diagnostics import diagnose
 from hsetvae.evaluate import evaluate, mean_terms, predict
@@ -78,12 +78,14 @@ ARMS = {  # every field, the change, and what else must hold for it to matter
     "label_smoothing": (0.2, {}), "lr": (1e-2, {}), "setvae_lr_scale": (0.1, {}), "weight_decay": (0.5, {}),
     "lr_schedule": ("cosine", {}), "lr_warmup": (1.0, {}), "clip": ("norm", {}), "clip_at": (1e-3, {}),
     "averaging": (0.0, {}), "epochs": (1, {}), "batch_size": (8, {}), "pretrain_epochs": (1, {}),
-    "stages": ("progressive", {}),
+    "stages": ("progressive", {}), "statistics": (True, {}), "statistics_dropout": (0.5, dict(statistics=True)),
+    "cut": (0.8, {}),
 }  # fmt: skip
 ELSEWHERE = {  # fields whose effect has a test of its own below
     "logvar_clamp": "test_logvar_stays_within_its_clamp",
     "detect_anomaly": "test_anomaly_detection_names_the_operation",
     "skip_nonfinite": "test_skipped_steps_are_counted",
+    "selection": "test_an_epoch_is_kept_by_the_outcome_or_by_the_whole_objective",
     "patience": "test_patience_stops_a_run_that_does_not_improve",
 }
 
@@ -146,6 +148,21 @@ def test_without_averaging_the_last_weights_are_kept():
             model.weight.normal_()
         follow(average, model, step, 0.0)
     assert torch.equal(average.weight, model.weight)
+
+
+def test_an_epoch_is_kept_by_the_outcome_or_by_the_whole_objective(cohort, tmp_path):
+    config = BASELINE.but(**TINY | dict(epochs=4, lr=2e-2, batch_size=8), statistics=True, class_weight=0.5)
+    kept = {}
+    for name in ("outcome", "objective"):
+        run = run_of(config.but(selection=name), cohort, tmp_path / name)
+        epochs = run.history.dropna(subset="validation_loss")
+        parts = split(cohort, 0)
+        terms, _ = mean_terms(run.model, cohort, parts.validation, run.standardiser, config)
+        kept[name] = terms["bce"]
+        sets = terms["distortion_current"] + terms["distortion_next"] + config.beta * terms["kl"]
+        whole = sets / terms["events_per_set"] + config.class_weight * terms["bce"]
+        assert epochs.validation_loss.min() == pytest.approx(terms["bce"] if name == "outcome" else whole, rel=1e-5)
+    assert kept["outcome"] < kept["objective"], "the head is ahead of the sets"
 
 
 def test_patience_stops_a_run_that_does_not_improve(cohort, tmp_path):
@@ -262,11 +279,13 @@ def test_eight_stays_can_be_learned_by_heart(tmp_path):
     assert last < 0.7 * first
 
 
-@pytest.mark.parametrize("preset", [BASELINE, IMPROVED], ids=["baseline", "improved"])
-def test_both_presets_learn_what_a_set_holds(preset, tmp_path):
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_learns_what_a_set_holds(preset, tmp_path):
     many = simulate(300, seed=4).cohort
     parts = split(many, 0)
-    small = preset.but(width=32, latent=12, feedforward=32, epochs=14, batch_size=8, lr=3e-3, pretrain_epochs=4)
+    small = PRESETS[preset].but(
+        width=32, latent=12, feedforward=32, epochs=14, batch_size=8, lr=3e-3, pretrain_epochs=4
+    )
     run = train(small, many, parts, tmp_path / "run", progress=False)
     fresh = HSetVAE(small, len(many.variables))
     initialise(fresh, small, 0)
