@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .config import Config, UserError, nearest, stream
+from .config import PRESETS, Config, UserError, nearest, stream
 from .declaration import Design, Question, Study, content_hash
 
 # What decides the numbers of a run.  A changed comment or docstring changes nothing, a changed line of code does.
@@ -195,11 +195,22 @@ def _file_hash(path: Path, modified: int) -> str:
     return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
 
 
+def _names(node: ast.AST) -> set[str]:
+    """What an assignment assigns to; nothing for another statement."""
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
 @functools.lru_cache
 def code_hash(notebook: Path) -> str:
-    """Hash of the code that decides a run's numbers: its modules without docstrings, and the notebook's cells."""
+    """Hash of the code that decides a run's numbers: its modules without docstrings, and the notebook's cells.
+
+    The presets do not belong to it: their values are among the settings of a run, which are hashed beside the code.
+    """
     package = Path(__file__).parent
     trees = [ast.parse((package / f"{name}.py").read_text()) for name in CODE]
+    config = trees[CODE.index("config")]
+    config.body = [node for node in config.body if not _names(node) & {"PRESETS", *(name.upper() for name in PRESETS)}]
     cells = json.loads(notebook.read_text())["cells"]
     trees += [ast.parse("".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"]
     for tree in trees:

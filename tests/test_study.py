@@ -169,6 +169,21 @@ def test_code_counts_and_comments_do_not(study, tmp_path):
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+@pytest.mark.parametrize(("old", "new", "counts"), [("beta=0.1,", "beta=0.3,", False), ("knob(64,", "knob(32,", True)])
+def test_a_preset_counts_by_its_settings_and_a_default_as_code(study, monkeypatch, old, new, counts):
+    read, before = Path.read_text, code_hash(study.notebook)
+
+    def changed(path, *args, **kwargs):
+        text = read(path, *args, **kwargs)
+        assert path.name != "config.py" or old in text
+        return text.replace(old, new) if path.name == "config.py" else text
+
+    monkeypatch.setattr(Path, "read_text", changed)
+    code_hash.cache_clear()
+    assert (code_hash(study.notebook) != before) is counts
+    code_hash.cache_clear()
+
+
 def test_a_renamed_parameter_of_the_notebook_is_refused_before_anything_runs(study):
     text = study.notebook.read_text()
     study.notebook.write_text(text.replace("replicate = 0", "replicates = 0"))
