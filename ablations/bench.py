@@ -2,6 +2,7 @@
 
 python ablations/bench.py speed [TABLE]        rates with 1 and 2 threads, on simulated stays or on an event table
 python ablations/bench.py memory [STAYS ...]   simulated tables of these sizes in files: peak memory and rate
+python ablations/bench.py suite                part of the standard suite: one worker, two workers, plain code
 python ablations/bench.py profile              where the time of a training step goes (torch profiler)
 python ablations/bench.py publish              copies the measurements to the tables that are committed
 
@@ -16,6 +17,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -258,6 +260,56 @@ def one_memory(part: str, path: Path, stays: int) -> None:
     else:
         found[f"{part}_seconds"] = time.perf_counter() - started
     print(json.dumps({**found, f"{part}_gib": peak_gib()}))
+
+
+# --- suites ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def suite(replicates: int = 2) -> None:
+    """Seconds of the first replicates of the standard suite: one worker, two workers, plain code in one process."""
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        shutil.copy(HERE / "run.ipynb", folder)
+        declared = (HERE / "study.toml").read_text()
+        standard = re.compile(r"(\[budgets\.standard\].*?\nreplicates = )\d+", re.DOTALL)
+        (folder / "study.toml").write_text(standard.sub(rf"\g<1>{replicates}", declared))
+        hsetvae = str(Path(sys.executable).with_name("hsetvae"))
+        study = ["study", "run", "--study", str(folder / "study.toml")]
+        commands = {
+            "one worker": [hsetvae, *study, "--workers", "1"],
+            "two workers": [hsetvae, *study, "--workers", "2"],
+            "plain code": [sys.executable, __file__, "one-suite", str(folder / "one worker")],
+        }
+        for name, command in commands.items():
+            environment = {**os.environ, "HSETVAE_RUNS": str(folder / name), "OMP_NUM_THREADS": "1"}
+            started = time.perf_counter()
+            subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
+            rows.append({"way": name, "seconds": time.perf_counter() - started})
+        runs = len(list((folder / "one worker").glob("*/record.json")))
+    table = pd.DataFrame(rows).assign(runs=runs)
+    table["times one worker"] = table["seconds"] / table["seconds"].iloc[0]
+    keep("suite", table)
+
+
+@app.command(hidden=True)
+def one_suite(runs: Path) -> None:
+    """The code cells of finished runs once more, one run after another, figures drawn as in a notebook."""
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("agg")
+    with tempfile.TemporaryDirectory() as folder:
+        for path in sorted(runs.glob("*/run.ipynb")):
+            notebook, names = json.loads(path.read_text()), {}
+            for cell in notebook["cells"]:
+                if cell["cell_type"] == "code":
+                    exec("".join(cell["source"]), names)
+                if "injected-parameters" in cell["metadata"].get("tags", []):
+                    names["out"] = str(Path(folder) / path.parent.name)
+                for number in plt.get_fignums():
+                    plt.figure(number).savefig(Path(folder) / "figure.png", bbox_inches="tight")
+                plt.close("all")
 
 
 # --- what is kept ----------------------------------------------------------------------------------------------------
