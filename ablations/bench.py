@@ -322,7 +322,6 @@ def keep(name: str, table: pd.DataFrame) -> None:
     print(" · ".join(f"{key} {value}" for key, value in facts().items()))
     if name == "speed":
         table = table.pivot_table(index=["name", "unit"], columns="threads", values="value", sort=False)
-        table.columns = [f"{n} thread{'s' * (n > 1)}" for n in table.columns]
     print(table.to_string(float_format=lambda x: f"{x:,.4g}"))
     print(f"wrote {path}; `python ablations/bench.py publish` puts it into the book")
 
