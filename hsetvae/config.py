@@ -150,7 +150,7 @@ class Config:
     epochs: int = knob(20, "passes over the training stays", "epochs", at_least=1)
     batch_size: int = knob(16, "stays per step", "stays", at_least=1)
     cut: float = knob(
-        0.0, "share of the training stays of a step that end at a random hour", "share", at_least=0, at_most=1
+        0.0, "share of a step's stays that it holds a second time, up to a random hour", "share", at_least=0, at_most=1
     )
     selection: Literal["outcome", "objective"] = knob(
         "outcome", "which epoch is kept: least validation cross-entropy of the outcome, or least whole objective"
@@ -331,6 +331,7 @@ RECOMMENDED = BASELINE.but(
     lr_schedule="cosine",
     clip="norm",
     epochs=10,
+    batch_size=32,
     cut=0.25,
     selection="objective",  # a head that sees statistics knows the outcome before the latents know the sets
 )

@@ -91,12 +91,16 @@ def batches(n: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
     return [order[start : start + batch_size] for start in range(0, n, batch_size)]
 
 
-def cut_at_random(cohort: Cohort, share: float, seed: int) -> Cohort:
-    """A random `share` of the stays ends at a random hour, uniform over the stay; `seed` decides which and when."""
-    rng = np.random.default_rng(seed)
-    chosen, place = rng.random(len(cohort)) < share, rng.random(len(cohort))
-    first, last = cohort.hours[cohort.first_set[:-1]], cohort.hours[cohort.first_set[1:] - 1]
-    return cohort.until(np.where(chosen, first + place * (last - first), np.inf))
+def with_shorter(cohort: Cohort, share: float, seed: int) -> Cohort:
+    """The stays, and a random `share` of them a second time, up to a random hour, uniform over the stay.
+
+    The whole stays remain: a model that predicts at any hour should not have seen fewer of them.
+    """
+    rng, S = np.random.default_rng(seed), len(cohort)
+    again = np.flatnonzero(rng.random(S) < share)
+    both = cohort.subset(np.concatenate([np.arange(S), again]))
+    first, last = cohort.hours[cohort.first_set[again]], cohort.hours[cohort.first_set[again + 1] - 1]
+    return both.until(np.concatenate([np.full(S, np.inf), first + rng.random(len(again)) * (last - first)]))
 
 
 # --- standardised values ---------------------------------------------------------------------------------------------

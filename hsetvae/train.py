@@ -17,7 +17,7 @@ from torch import nn
 
 from .cohort import Cohort
 from .config import Config, UserError, stream
-from .data import FITTED, Batch, Split, Standardiser, at_most, batches, collate, cut_at_random, longest_stay
+from .data import FITTED, Batch, Split, Standardiser, at_most, batches, collate, longest_stay, with_shorter
 from .evaluate import EVALUATION_BATCH, mean_terms
 from .files import write_atomically
 from .model import HSetVAE, SetAutoencoder, initialise
@@ -172,9 +172,10 @@ def _fit(model, config, cohort, split, standardiser, out: Path, seed: int, progr
 
 
 def _batch(cohort: Cohort, chosen: np.ndarray, standardiser: Standardiser, config: Config, seed: int) -> Batch:
-    """The stays `chosen`, some of them only up to a random hour, so that one model predicts at any hour (`cut`)."""
+    """The stays `chosen`, and some of them up to a random hour, so that one model predicts at any hour (`cut`)."""
     if config.cut:
-        cohort, chosen = cut_at_random(cohort.subset(chosen), config.cut, seed), np.arange(len(chosen))
+        cohort = with_shorter(cohort.subset(chosen), config.cut, seed)
+        chosen = np.arange(len(cohort))
     return collate(cohort, chosen, standardiser, config.max_sets)
 
 

@@ -11,7 +11,7 @@ from hsetvae.baselines import STATISTICS as PLAIN
 from hsetvae.baselines import summary_features
 from hsetvae.cohort import joined
 from hsetvae.config import IMPROVED, RECOMMENDED, UserError
-from hsetvae.data import Standardiser, collate, cut_at_random, split
+from hsetvae.data import Standardiser, collate, split, with_shorter
 from hsetvae.evaluate import evaluate, predict
 from hsetvae.model import HSetVAE, initialise
 from hsetvae.simulate import simulate
@@ -129,13 +129,16 @@ def test_what_follows_the_cut_changes_no_prediction(cohort, standardiser):
     assert torch.equal(seen(cohort.until(12)), seen(other.until(12)))
 
 
-def test_a_share_of_the_training_stays_ends_at_an_hour_between_its_first_and_its_last(cohort):
+def test_a_share_of_the_training_stays_comes_again_up_to_an_hour_between_its_first_and_its_last():
     many = simulate(300, seed=6).cohort
-    a, b, other = (cut_at_random(many, 0.3, seed) for seed in (1, 1, 2))
+    a, b, other = (with_shorter(many, 0.3, seed) for seed in (1, 1, 2))
     assert a.key() == b.key() != other.key()
-    kept = np.diff(a.first_set) / np.diff(many.first_set)
-    assert 0.2 < np.mean(kept < 1) < 0.4 and 0.3 < kept[kept < 1].mean() < 0.7 and kept.min() > 0
-    assert cut_at_random(many, 0.0, 1).key() == many.key()
+    assert a.subset(np.arange(300)).key() == many.key(), "every whole stay is still there"
+    again = a.subset(np.arange(300, len(a)))
+    sets = dict(zip(many.stays, np.diff(many.first_set), strict=True))
+    kept = np.diff(again.first_set) / [sets[stay] for stay in again.stays]
+    assert 60 < len(again) < 120 and 0.3 < kept.mean() < 0.7 and kept.min() > 0
+    assert with_shorter(many, 0.0, 1).key() == many.key()
 
 
 def test_without_a_cut_training_is_what_it_was_and_with_one_it_is_another_and_repeats(tmp_path):
