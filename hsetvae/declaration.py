@@ -92,7 +92,7 @@ class Study:
     endpoints: dict[str, Endpoint]
     questions: dict[str, Question]
     controls: dict[str, Control]
-    key: str  # hash of the declaration
+    key: str  # hash of the declaration without its budgets
     elsewhere: str = ""  # name of the data when they are not the declared ones
 
     @property
@@ -135,7 +135,8 @@ def load_study(
         declared = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
-    key = content_hash(declared)
+    # a budget declares no claim, and its settings are among those of its runs: a new one leaves old records as they are
+    key = content_hash({name: value for name, value in declared.items() if name != "budgets"})
     try:
         preset, budgets = declared["preset"], dict(declared["budgets"])
         questions = {name: _spelled_out(path, preset, name, t) for name, t in _table(declared, "questions")}

@@ -184,6 +184,21 @@ def test_a_preset_counts_by_its_settings_and_a_default_as_code(study, monkeypatc
     code_hash.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "counts"),
+    [
+        ("[budgets.smoke]", "[budgets.more]\nreplicates = 3\n\n[budgets.smoke]", False),
+        ("delta = 0.005", "delta = 0.006", True),
+    ],
+)
+def test_a_budget_declares_nothing_and_an_endpoint_does(study, old, new, counts):
+    path = study.folder / "study.toml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    assert (load_study(path).key != study.key) is counts
+
+
 def test_a_renamed_parameter_of_the_notebook_is_refused_before_anything_runs(study):
     text = study.notebook.read_text()
     study.notebook.write_text(text.replace("replicate = 0", "replicates = 0"))
