@@ -8,10 +8,32 @@ may have changed.  A page that fails here does not get into the cache; myst_nb e
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path, PurePosixPath
 
 from jupyter_cache import get_cache
-from jupyter_cache.executors import load_executor
+from jupyter_cache.executors.basic import ExecutionWorkerLocalMProc, JupyterExecutorLocalMproc
+from jupyter_cache.executors.utils import single_nb_execution
+from traitlets.config import Config
+
+
+class Worker(ExecutionWorkerLocalMProc):
+    """Executes a page on a kernel whose sockets are files (IPC).
+
+    Kernels that start side by side cannot race for a port, and none has to warn that its TCP is not encrypted.
+    """
+
+    @staticmethod
+    def execute(project_nb, data):
+        with tempfile.TemporaryDirectory(prefix="hsetvae-") as folder:
+            kernels = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/socket"})
+            return single_nb_execution(
+                project_nb.nb, str(Path(project_nb.uri).parent), data.timeout, data.allow_errors, config=kernels
+            )
+
+
+class Executor(JupyterExecutorLocalMproc):
+    _EXECUTION_WORKER = Worker
 
 
 def execute(app, env, docnames: list[str]) -> None:
@@ -27,7 +49,7 @@ def execute(app, env, docnames: list[str]) -> None:
         left_out = any(PurePosixPath(page).match(pattern) for pattern in config.execution_excludepatterns)
         if "{code-cell}" in page.read_text() and not left_out:
             cache.add_nb_to_project(str(page), read_data={"name": "jupytext", "type": "plugin"})
-    load_executor("local-parallel", cache).run_and_cache(timeout=config.execution_timeout)
+    Executor(cache).run_and_cache(timeout=config.execution_timeout)
 
 
 def setup(app) -> dict:
