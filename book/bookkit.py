@@ -50,10 +50,18 @@ def _say(message, category, *where, **more) -> None:
 warnings.showwarning = _say
 
 
-def table(columns: dict | list | pd.DataFrame) -> None:
-    """Show columns as a plain HTML table; numbers other than text are rounded to three digits."""
+def number(x: float) -> str:
+    """Three digits, and thousands in full."""
+    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
+
+
+def table(columns: dict | list | pd.DataFrame, escape: bool = True) -> None:
+    """Show columns as a plain HTML table; numbers other than text are rounded to three digits.
+
+    With `escape` off, texts are HTML already.
+    """
     frame = pd.DataFrame(columns)
-    display(HTML(frame.to_html(index=False, border=0, float_format=lambda x: f"{x:.3g}", justify="left")))
+    display(HTML(frame.to_html(index=False, border=0, escape=escape, float_format=number, justify="left")))
 
 
 def box(title: str, body: str, kind: str = "note") -> None:
@@ -94,6 +102,7 @@ def untrained(config: Config, stays: int, seed: int = 0):
 # --- the study -------------------------------------------------------------------------------------------------------
 
 BUDGET = "standard"
+DIRECTIONS = {1: "up", 0: "no difference", -1: "down"}
 STUDY = load_study(Path(__file__).resolve().parent.parent / "ablations" / "study.toml")
 
 
@@ -158,9 +167,13 @@ def findings(budget: str = BUDGET) -> None:
     for _, row in effects_table(budget).query("primary").iterrows():
         q = STUDY.questions[row.question]
         link = f'<a href="ablations/{q.name}.html">{html.escape(q.claim)}</a>'
-        rows.append((link, row.verdict, f"{q.endpoint} {signed(row)}"))
-    columns = ["claim", "verdict", "effect with 95 % interval"]
-    display(HTML(pd.DataFrame(rows, columns=columns).to_html(index=False, border=0, escape=False, justify="left")))
+        effect = f"{signed(row)} in {q.endpoint}"
+        rows.append({"claim": link, "verdict": row.verdict, "effect [95 %]": effect, "n": row.n})
+    table(rows, escape=False)
+    judges = [STUDY.endpoints[name] for name in dict.fromkeys(STUDY.questions[q].endpoint for q in STUDY.factorial)]
+    meanings = "; ".join(f"<code>{e.name}</code> is {html.escape(e.text)} ({html.escape(e.unit)})" for e in judges)
+    data = f"{STUDY.data['stays']} stays ({STUDY.data['source']})" if "stays" in STUDY.data else STUDY.data["source"]
+    display(HTML(f"<p>n is the number of replicates, each a split of {html.escape(data)} of its own. {meanings}.</p>"))
     r = records(budget)
     reached = r.groupby("arm")["auroc"].mean()
     box("How far these models get", f"<p>At this budget the {len(reached)} arms reach mean AUROCs from "
@@ -174,8 +187,7 @@ def declaration(budget: str = BUDGET) -> None:
     """The questions and endpoints as they are declared."""
     table([
         {"question": q.name, "reference": settings_text(q.reference), "changed": settings_text(q.changed),
-         "endpoint": q.endpoint, "claimed": "up" if q.direction > 0 else "down",
-         "expected": {1: "up", 0: "no difference", -1: "down"}[q.expected],
+         "endpoint": q.endpoint, "claimed": DIRECTIONS[q.direction], "expected": DIRECTIONS[q.expected],
          "matters from": STUDY.endpoints[q.endpoint].delta}
         for q in asked(STUDY)
     ])  # fmt: skip
@@ -201,9 +213,22 @@ class Question:
         row = effects_table(self.budget).query("primary and question == @self.q.name").iloc[0]
         kind = "tip" if row.verdict.startswith("supported") else "warning" if "refuted" in row.verdict else "note"
         box(f"Verdict: {row.verdict}",
-            f"<p>{html.escape(self.q.claim)}. Claimed: {self.e.name} {'up' if self.q.direction > 0 else 'down'}; "
+            f"<p>{html.escape(self.q.claim)}. Judged by {self.judge()}; claimed: {DIRECTIONS[self.q.direction]}; "
             f"seen: {signed(row)} {html.escape(self.e.unit)} at n = {row.n}, Holm-corrected p = {row.p_holm:.3g}; "
             f"matters from {self.e.delta:g}.</p>", kind)  # fmt: skip
+
+    def judge(self) -> str:
+        """The endpoint by its name and in words, as HTML."""
+        return f"<code>{self.e.name}</code> ({html.escape(self.e.text)})"
+
+    def prediction(self) -> None:
+        """What was written down before the runs."""
+        display(HTML(
+            f"<p>Declared before the runs: {self.judge()} is claimed to go {DIRECTIONS[self.q.direction]}, "
+            f"and we expected {'it to go ' * (self.q.expected != 0)}{DIRECTIONS[self.q.expected]}. "
+            f"{html.escape(self.q.why)} "
+            f"A difference below {self.e.delta:g} {html.escape(self.e.unit)} would not matter.</p>"
+        ))  # fmt: skip
 
     def arms(self) -> None:
         names = self.q.changed
@@ -226,6 +251,23 @@ class Question:
         picture(plots.forest(rows, dots, self.e.delta, self.e.unit), f"Effects on {measure}, n = {n}. {alt}",
                 f"Effect of {settings_text(self.q.changed)} instead of {settings_text(self.q.reference)} on {measure}; "
                 f"n = {n} replicates, {len(r)} runs.")  # fmt: skip
+        self.reading(rows, next(iter(parts.values())))
+
+    def reading(self, rows: pd.DataFrame, differences: pd.Series) -> None:
+        """The figure in words."""
+        top, held = rows.iloc[0], rows.iloc[1:]
+        d = self.e.delta
+        inside, outside = -d < top.low and top.high < d, top.low > d or top.high < -d
+        where = "within the band" if inside else "beyond the band" if outside else "partly within the band"
+        low, high = held.loc[held["estimate"].idxmin()], held.loc[held["estimate"].idxmax()]
+        display(HTML(
+            "<p>Each dot is one replicate: in the top row the paired difference of the two settings, averaged over the "
+            "other three factors; in a row below one of these factors is held at one setting. "
+            f"The line is the 95 % interval of the mean, the grey band is ±{d:g}, the smallest effect of interest. "
+            f"In the top row {(differences > 0).sum()} of {len(differences)} replicates are above zero, and the "
+            f"interval lies {where}. The rows below range from {low.estimate:+.3f} ({html.escape(low.label)}) to "
+            f"{high.estimate:+.3f} ({html.escape(high.label)}).</p>"
+        ))  # fmt: skip
 
     def table(self) -> None:
         if records(self.budget) is None:
@@ -264,7 +306,8 @@ class Question:
         shared = ", ".join(f"{k}: {v}" for k, v in (STUDY.settings | STUDY.design().settings).items())
         code = (
             f"make ablations                                   # all runs, records and pages\n"
-            f"papermill ablations/run.ipynb run.ipynb {changes} -y '{{more: {{{shared}}}}}'   # one run"
+            f"papermill ablations/run.ipynb run.ipynb {changes} -y '{{more: {{{shared}}}}}'   # one run\n"
+            f"hsetvae study run --design factorial --data events.csv --outcomes outcomes.csv   # on other data"
         )
         display(HTML(f"<pre>{html.escape(code)}</pre>"))
 
@@ -284,10 +327,24 @@ def ledger(parts: str) -> None:
         for one in ids.split():
             turned.setdefault(one, []).append(f"{name}: {values}")
     found = verdicts(STUDY)
-    found.insert(1, "setting: before → after", ["; ".join(turned.get(row, [])) for row in found["row"]])
     found = found[found["row"].str.match(f"[{parts}]|$")]  # a question beyond the ledger has no row
-    table(found)
+    rows = []
+    for row in found.to_dict("records"):
+        row = {name: html.escape(text) for name, text in row.items()}
+        seen = f"<br>{row['effect']}<br>n = {row['n']}, {row['data']}" if row["effect"] else ""
+        settings = "<br>".join(turned.get(row["row"], []))
+        rows.append({"row": row["row"], "setting: before → after": settings,
+                     "claim (judged by)": f"{row['claim']} ({row['judged by']})",
+                     "verdict": row["verdict"] + seen})  # fmt: skip
+    table(rows, escape=False)
     display(HTML(f"<p>{html.escape(tally(found))}</p>"))
+
+
+def ledger_parts() -> None:
+    """What the first letters of the ledger's rows stand for."""
+    found = pd.read_csv(STUDY.folder / "ledger.csv").drop_duplicates("part")
+    parts = ", ".join(f"{row.id[0]} {row.part.lower()}" for row in found.itertuples())
+    display(HTML(f"<p>The first letter of a row names its part: {html.escape(parts)}.</p>"))
 
 
 def versions() -> None:

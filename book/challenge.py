@@ -77,7 +77,7 @@ def runs() -> None:
     for metric, text in SCORES.items():
         columns = zip(table[metric], table[f"{metric}_low"], table[f"{metric}_high"], strict=True)
         show[text] = [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in columns]
-    show["minutes"] = (table["seconds"] / 60).round().astype(int)
+    show["minutes"] = ((table["pretraining_seconds"] + table["seconds"]) / 60).round().astype(int)
     bookkit.table(show)
     bookkit.provenance(f"Runs recorded {table['date'].min()} to {table['date'].max()} with hsetvae "
                        f"{', '.join(sorted(map(str, table['hsetvae'].unique())))}. Page built")  # fmt: skip

@@ -57,7 +57,9 @@ def checked(stays: int) -> pd.DataFrame:
 def show(part: str, stays: int) -> None:
     """One part of the table as Markdown, formulas rendered; checked on a batch from `stays` simulated patients."""
     rows = checked(stays).query("part == @part")
-    lines = ["| symbol | code | shape | unit | meaning |", "|---|---|---|---|---|"]
-    for row in rows.itertuples():
-        lines.append(f"| {row.symbol} | `{row.code}` | {row.shape.replace(' ', ' × ')} | {row.unit} | {row.meaning} |")
-    display(Markdown("\n".join(lines)))
+    columns = [name for name in ("symbol", "meaning", "unit", "shape", "code") if rows[name].any()]
+    lines = [columns, ["---"] * len(columns)]
+    for row in rows.to_dict("records"):
+        row |= {"code": f"`{row['code']}`", "shape": row["shape"].replace(" ", " × ")}
+        lines.append([row[name] for name in columns])
+    display(Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines)))

@@ -6,7 +6,7 @@ import functools
 import html
 
 import pandas as pd
-from bookkit import STUDY, box, picture, provenance, settings_text, signed, table
+from bookkit import DIRECTIONS, STUDY, box, picture, provenance, settings_text, signed, table
 from IPython.display import HTML, display
 
 from hsetvae import plots
@@ -14,8 +14,6 @@ from hsetvae.declaration import Study
 from hsetvae.designs import plan
 from hsetvae.statistics import compare
 from hsetvae.study import StaleRecords, asked, control_table, effects, load_records, steps, summary
-
-WORDS = {1: "up", 0: "no difference", -1: "down"}
 
 
 @functools.cache
@@ -55,10 +53,11 @@ def register() -> None:
         if questions:
             display(HTML(f"<h3>{html.escape(endpoint.name)}: {html.escape(endpoint.text)}</h3>"))
             table([
-                {"question": q.name, "ledger": " ".join(q.ledger), "claim": q.claim,
-                 "settings": settings_text(q.changed) if len(q.changed) < 5 else "all of improved",
-                 "claimed": WORDS[q.direction], "expected": WORDS[q.expected], "why": q.why} for q in questions
-            ])  # fmt: skip
+                {"question": f"<b>{q.name}</b> {' '.join(q.ledger)}",
+                 "claim and settings": f"{html.escape(q.claim)} (claimed: {DIRECTIONS[q.direction]})<br>"
+                 f"<code>{html.escape(settings_text(q.changed)) if len(q.changed) < 5 else 'all of improved'}</code>",
+                 "expected, and why": f"<b>{DIRECTIONS[q.expected]}</b>: {html.escape(q.why)}"} for q in questions
+            ], escape=False)  # fmt: skip
 
 
 def controls() -> None:
@@ -90,9 +89,9 @@ def verdict_table(study: Study = STUDY, design: str = "add", rows: pd.DataFrame 
         return
     found = summary(study, records(design) if rows is None else rows, design).query("primary")
     table([
-        {"question": row.question, "verdict": row.verdict, "endpoint": row.endpoint, "difference [95 %]": signed(row),
-         "p (Holm)": f"{row.p_holm:.3g}", "claimed": WORDS[study.questions[row.question].direction],
-         "expected": WORDS[study.questions[row.question].expected], "n": row.n} for row in found.itertuples()
+        {"question": row.question, "verdict": row.verdict, "difference [95 %]": f"{signed(row)} in {row.endpoint}",
+         "p (Holm)": f"{row.p_holm:.3g}", "claimed": DIRECTIONS[study.questions[row.question].direction],
+         "expected": DIRECTIONS[study.questions[row.question].expected], "n": row.n} for row in found.itertuples()
     ])  # fmt: skip
 
 
@@ -121,8 +120,8 @@ def survival() -> None:
         table(rows)
 
 
-def roadmap(measure: str) -> None:
-    if complete("roadmap"):
+def roadmap(*measures: str) -> None:
+    for measure in measures if complete("roadmap") else ():
         found, e = steps(STUDY, records("roadmap"), measure), STUDY.endpoints[measure]
         mean, n = found[found["order"] == 0].groupby(["step", "label"])["value"].mean(), found["replicate"].nunique()
         alt = "; ".join(f"{label}: {value:.3g}" for (_, label), value in mean.items())

@@ -123,7 +123,7 @@ def roadmap(table: pd.DataFrame, unit: str, axis: Axes | None = None) -> Axes:
 CURVES = {  # panel: y label, logarithmic, column of history.csv -> name
     "distortion": ("nats per set", False, {"distortion_current": "current set", "distortion_next": "next set"}),
     "KL": ("nats per set", False, {"kl": "training", "validation_kl": "validation"}),
-    "outcome": ("cross-entropy (nats per stay)", False, {"bce": "training", "validation_bce": "validation"}),
+    "cross-entropy": ("nats per stay", False, {"bce": "training", "validation_bce": "validation"}),
     "gradient": ("norm", True, {"gradient_norm": "before clipping", "gradient_norm_clipped": "after"}),
     "weight": ("weight", False, {"beta": "beta", "reconstruction_weight": "reconstruction", "class_weight": "outcome"}),
 }
@@ -134,7 +134,8 @@ def _curves(history: pd.DataFrame, columns: dict[str, str], unit: str, axis: Axe
         curve = history[["step", column]].dropna()
         axis.plot(curve["step"], curve[column], ".-", ms=4, color=color, label=name)
     axis.set(xlabel=STEPS, ylabel=unit)
-    axis.legend(fontsize="small", frameon=False)
+    # above the panel, where no curve runs
+    axis.legend(fontsize="small", frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.1)
     return axis
 
 
@@ -142,7 +143,8 @@ def training_curves(history: pd.DataFrame) -> np.ndarray:
     """Raw terms, gradient norms and weights over the steps of a run (its history.csv) -> axes, one below the other."""
     axes = plt.subplots(len(CURVES), 1, figsize=(WIDTH, 1.9 * len(CURVES)), sharex=True, layout="constrained")[1]
     for axis, (title, (unit, logarithmic, columns)) in zip(axes, CURVES.items(), strict=True):
-        _curves(history, {c: name for c, name in columns.items() if c in history}, unit, axis).set_title(title)
+        _curves(history, {c: name for c, name in columns.items() if c in history}, unit, axis)
+        axis.set_title(title, loc="left")
         axis.set_yscale("log" if logarithmic else "linear")
         axis.label_outer()
     return axes
