@@ -29,13 +29,13 @@ def explorer(name: str, label: str, frames: dict[str, tuple[Figure, str]], capti
     `name` is unique on the page; `label` says what the settings are.
     """
     buttons = "".join(
-        f'<input type="radio" name="{name}" id="{name}-{i}"{" checked" * (i == start)}>'
-        f'<label for="{name}-{i}">{html.escape(setting)}</label>'
+        f'<label><input type="radio" name="{name}" id="{name}-{i}"{" checked" * (i == start)}> '
+        f"{html.escape(setting)}</label>"
         for i, setting in enumerate(frames)
     )
     images = "".join(f'<img src="{svg(figure)}" alt="{html.escape(alt)}" />' for figure, alt in frames.values())
     rules = "".join(
-        f"#{name}-{i}:checked ~ figure img:nth-of-type({i + 1}) {{ display: block }}" for i in range(len(frames))
+        f".explorer:has(#{name}-{i}:checked) img:nth-of-type({i + 1}) {{ display: block }}" for i in range(len(frames))
     )
     display(HTML(
         f"<style>.explorer figure img {{ display: none }} {rules}</style>"
