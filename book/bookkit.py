@@ -172,8 +172,8 @@ def findings(budget: str = BUDGET) -> None:
     table(rows, escape=False)
     judges = [STUDY.endpoints[name] for name in dict.fromkeys(STUDY.questions[q].endpoint for q in STUDY.factorial)]
     meanings = "; ".join(f"<code>{e.name}</code> is {html.escape(e.text)} ({html.escape(e.unit)})" for e in judges)
-    data = f"{STUDY.data['stays']} stays ({STUDY.data['source']})" if "stays" in STUDY.data else STUDY.data["source"]
-    display(HTML(f"<p>n is the number of replicates, each a split of {html.escape(data)} of its own. {meanings}.</p>"))
+    data = f"the {STUDY.data.get('stays', '')} stays ({STUDY.data['source']})"
+    display(HTML(f"<p>n is the number of replicates: each splits {html.escape(data)} anew. {meanings}.</p>"))
     r = records(budget)
     reached = r.groupby("arm")["auroc"].mean()
     box("How far these models get", f"<p>At this budget the {len(reached)} arms reach mean AUROCs from "
@@ -332,9 +332,9 @@ def ledger(parts: str) -> None:
     for row in found.to_dict("records"):
         row = {name: html.escape(text) for name, text in row.items()}
         seen = f"<br>{row['effect']}<br>n = {row['n']}, {row['data']}" if row["effect"] else ""
-        settings = "<br>".join(turned.get(row["row"], []))
-        rows.append({"row": row["row"], "setting: before → after": settings,
-                     "claim (judged by)": f"{row['claim']} ({row['judged by']})",
+        settings = "".join(f"<br><code>{text}</code>" for text in turned.get(row["row"], []))
+        rows.append({"row": row["row"],
+                     "claim (judged by), setting: before → after": f"{row['claim']} ({row['judged by']}){settings}",
                      "verdict": row["verdict"] + seen})  # fmt: skip
     table(rows, escape=False)
     display(HTML(f"<p>{html.escape(tally(found))}</p>"))
@@ -343,7 +343,7 @@ def ledger(parts: str) -> None:
 def ledger_parts() -> None:
     """What the first letters of the ledger's rows stand for."""
     found = pd.read_csv(STUDY.folder / "ledger.csv").drop_duplicates("part")
-    parts = ", ".join(f"{row.id[0]} {row.part.lower()}" for row in found.itertuples())
+    parts = ", ".join(f"{row.id[0]} {row.part}" for row in found.itertuples())
     display(HTML(f"<p>The first letter of a row names its part: {html.escape(parts)}.</p>"))
 
 
