@@ -24,7 +24,7 @@ from IPython.display import HTML, display
 
 import hsetvae
 from hsetvae import plots
-from hsetvae.config import PRESETS, Config, stream
+from hsetvae.config import Config, stream
 from hsetvae.data import Standardiser, collate, split
 from hsetvae.declaration import load_study
 from hsetvae.model import HSetVAE, initialise
@@ -32,7 +32,6 @@ from hsetvae.monitor import TrainingWarning
 from hsetvae.simulate import simulate
 from hsetvae.statistics import compare
 from hsetvae.study import StaleRecords, asked, effects, interactions, load_records, summary
-from hsetvae.verdicts import tally, verdicts
 
 STARTED = time.monotonic()
 WARN = warnings.showwarning
@@ -313,38 +312,6 @@ class Question:
 
     def provenance(self) -> None:
         study_provenance(self.budget)
-
-
-def ledger(parts: str) -> None:
-    """Claims with their setting in both presets and their verdict: the table that README and terminal show too.
-
-    `parts` holds the first letters of the rows to show.
-    """
-    baseline, improved = PRESETS["baseline"].to_dict(), PRESETS["improved"].to_dict()
-    turned: dict[str, list[str]] = {}
-    for name, *_, ids, _ in Config.describe():
-        values = f"{baseline[name]} → {improved[name]}" if baseline[name] != improved[name] else f"{baseline[name]}"
-        for one in ids.split():
-            turned.setdefault(one, []).append(f"{name}: {values}")
-    found = verdicts(STUDY)
-    found = found[found["row"].str.match(f"[{parts}]|$")]  # a question beyond the ledger has no row
-    rows = []
-    for row in found.to_dict("records"):
-        row = {name: html.escape(text) for name, text in row.items()}
-        seen = f"<br>{row['effect']}<br>n = {row['n']}, {row['data']}" if row["effect"] else ""
-        settings = "".join(f"<br><code>{text}</code>" for text in turned.get(row["row"], []))
-        rows.append({"row": row["row"],
-                     "claim (judged by), setting: before → after": f"{row['claim']} ({row['judged by']}){settings}",
-                     "verdict": row["verdict"] + seen})  # fmt: skip
-    table(rows, escape=False)
-    display(HTML(f"<p>{html.escape(tally(found))}</p>"))
-
-
-def ledger_parts() -> None:
-    """What the first letters of the ledger's rows stand for."""
-    found = pd.read_csv(STUDY.folder / "ledger.csv").drop_duplicates("part")
-    parts = ", ".join(f"{row.id[0]} {row.part}" for row in found.itertuples())
-    display(HTML(f"<p>The first letter of a row names its part: {html.escape(parts)}.</p>"))
 
 
 def versions() -> None:

@@ -1,4 +1,4 @@
-"""The pages of the whole register: tables and figures from the declaration and the records of its designs."""
+"""The pages of the whole register and of the ledger: tables and figures from declaration and records."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from bookkit import DIRECTIONS, STUDY, box, picture, provenance, settings_text, 
 from IPython.display import HTML, display
 
 from hsetvae import plots
+from hsetvae.config import PRESETS, Config
 from hsetvae.declaration import Study
 from hsetvae.designs import plan
 from hsetvae.statistics import compare
 from hsetvae.study import StaleRecords, asked, control_table, effects, load_records, steps, summary
+from hsetvae.verdicts import tally, verdicts
 
 
 @functools.cache
@@ -138,3 +140,35 @@ def register_provenance() -> None:
     versions = ", ".join(sorted(r["hsetvae"].unique()))
     provenance(f"{len(r)} runs, made {r['date'].min()} to {r['date'].max()} with hsetvae {versions}, "
                f"{r['seconds'].sum() / 3600:.1f} hours. Page built")  # fmt: skip
+
+
+def ledger(parts: str) -> None:
+    """Claims with their setting in both presets and their verdict: the table that README and terminal show too.
+
+    `parts` holds the first letters of the rows to show.
+    """
+    baseline, improved = PRESETS["baseline"].to_dict(), PRESETS["improved"].to_dict()
+    turned: dict[str, list[str]] = {}
+    for name, *_, ids, _ in Config.describe():
+        values = f"{baseline[name]} → {improved[name]}" if baseline[name] != improved[name] else f"{baseline[name]}"
+        for one in ids.split():
+            turned.setdefault(one, []).append(f"{name}: {values}")
+    found = verdicts(STUDY)
+    found = found[found["row"].str.match(f"[{parts}]|$")]  # a question beyond the ledger has no row
+    rows = []
+    for row in found.to_dict("records"):
+        row = {name: html.escape(text) for name, text in row.items()}
+        seen = f"<br>{row['effect']}<br>n = {row['n']}, {row['data']}" if row["effect"] else ""
+        settings = "".join(f"<br><code>{text}</code>" for text in turned.get(row["row"], []))
+        rows.append({"row": row["row"],
+                     "claim (judged by), setting: before → after": f"{row['claim']} ({row['judged by']}){settings}",
+                     "verdict": row["verdict"] + seen})  # fmt: skip
+    table(rows, escape=False)
+    display(HTML(f"<p>{html.escape(tally(found))}</p>"))
+
+
+def ledger_parts() -> None:
+    """What the first letters of the ledger's rows stand for."""
+    found = pd.read_csv(STUDY.folder / "ledger.csv").drop_duplicates("part")
+    parts = ", ".join(f"{row.id[0]} {row.part}" for row in found.itertuples())
+    display(HTML(f"<p>The first letter of a row names its part: {html.escape(parts)}.</p>"))
