@@ -6,8 +6,7 @@ python ablations/bench.py suite                part of the standard suite: one w
 python ablations/bench.py profile              where the time of a training step goes (torch profiler)
 python ablations/bench.py publish              copies the measurements to the tables that are committed
 
-Measurements land in ablations/runs/, which git ignores; rates are the best of several rounds, as other work on the
-machine only ever slows a round down.
+Measurements land in ablations/runs/, ignored by git; rates are the best of several rounds: other work only slows one.
 """
 
 from __future__ import annotations
