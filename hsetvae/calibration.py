@@ -1,0 +1,170 @@
+"""Probabilities that mean what they say, and one run at every hour: what is fitted sees validation stays only.
+
+The runs here are trained models and baselines alike; a calibration needs a model, because a baseline learned from its
+validation stays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit, logit
+from sklearn.linear_model import LogisticRegression
+
+from .baselines import Baseline
+from .cohort import Cohort
+from .config import UserError
+from .evaluate import evaluate, predict
+from .files import write_atomically
+from .scores import score_all
+
+FILE = "calibration.json"  # in the folder of the run, beside the weights that it belongs to
+HOURS = (6.0, 12.0, 24.0, 36.0, 48.0)
+
+
+@dataclass(frozen=True)
+class Calibrator:
+    """logit of the calibrated probability = slope · logit of the predicted one + intercept (Platt 1999)."""
+
+    slope: float
+    intercept: float
+    stays: int  # validation stays that it was fitted on
+
+    @classmethod
+    def fit(cls, outcome: np.ndarray, probability: np.ndarray) -> Calibrator:
+        """Maximum likelihood with Platt's targets, which keep the slope finite where a threshold separates all stays.
+
+        Raises UserError with one outcome only, and when higher predictions go with fewer outcomes.
+        """
+        positive, n = int(outcome.sum()), len(outcome)
+        if not 0 < positive < n:
+            raise UserError(f"a calibration needs validation stays with both outcomes; {positive} of {n} have it")
+        target = np.where(outcome == 1, (positive + 1) / (positive + 2), 1 / (n - positive + 2))
+        x = np.tile(_logit(probability), 2)[:, None]
+        model = LogisticRegression(C=np.inf, max_iter=1000)
+        model.fit(x, np.repeat([1, 0], n), sample_weight=np.concatenate([target, 1 - target]))
+        slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
+        if slope <= 0:
+            raise UserError(
+                "the validation stays with higher predictions have the outcome less often: there is nothing to "
+                "calibrate; train longer or on more stays"
+            )
+        return cls(slope, intercept, n)
+
+    def __call__(self, probability: np.ndarray) -> np.ndarray:
+        """Predicted (n,) -> calibrated (n,); the order of the stays, and with it AUROC and AUPRC, stays."""
+        return expit(self.slope * _logit(probability) + self.intercept)
+
+
+def _logit(probability: np.ndarray) -> np.ndarray:
+    tiny = np.finfo(float).eps
+    return logit(np.clip(probability, tiny, 1 - tiny))
+
+
+def calibrate(run, cohort: Cohort, until: float | None = None) -> Calibrator:
+    """The calibration of a run, fitted on its validation stays and kept in its folder; no test stay is looked at.
+
+    `until` (hours) calibrates what is predicted at that hour.  A calibration that the folder holds for these weights is
+    read instead, so that a table without the validation stays can be scored.  Raises UserError when neither is there.
+    """
+    if isinstance(run, Baseline):
+        raise UserError("a baseline learned from its validation stays: there is none left to calibrate it on")
+    weights = hashlib.blake2b((run.folder / "model.safetensors").read_bytes(), digest_size=8).hexdigest()
+    hour = "all" if until is None else f"{until:g}"
+    kept = _kept(run.folder / FILE, weights)
+    if hour not in kept:
+        stays = cohort.subset(_validation(run, cohort))
+        known = np.zeros(len(stays), dtype=bool) if stays.outcome is None else ~np.isnan(stays.outcome)
+        if not known.any():
+            raise UserError("no validation stay has a known outcome: give the outcome table (--outcomes FILE)")
+        probability = probabilities(run, stays, np.flatnonzero(known), until)
+        kept[hour] = Calibrator.fit(stays.outcome[known], probability)
+        hours = {name: dataclasses.asdict(one) for name, one in kept.items()}
+        write_atomically(run.folder / FILE, json.dumps({"weights": weights, "hours": hours}, indent=1).encode())
+    return kept[hour]
+
+
+def _kept(path: Path, weights: str) -> dict[str, Calibrator]:
+    """The calibrations in the folder of a run, by hour; none when they belong to other weights."""
+    if not path.exists():
+        return {}
+    try:
+        facts = json.loads(path.read_text())
+        hours = {hour: Calibrator(**values) for hour, values in facts["hours"].items()}
+        return hours if facts["weights"] == weights else {}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} is damaged: delete it, and it is fitted again") from None
+
+
+def _validation(run, cohort: Cohort) -> np.ndarray:
+    """Index of the run's validation stays in `cohort`, by content.  UserError when one is missing."""
+    wanted = set(run.stays.loc[run.stays.part == "validation", "fingerprint"])
+    place = {print_: i for i, print_ in enumerate(cohort.fingerprints())}
+    found = sorted(place[print_] for print_ in wanted & place.keys())
+    if len(found) < len(wanted):
+        raise UserError(
+            f"{len(found)} of the {len(wanted)} validation stays of {run.folder} are in this table: calibrate with the "
+            "table that the run was trained on; the calibration is then kept in its folder for other tables"
+        )
+    return np.array(found, dtype=np.int64)
+
+
+# --- probabilities and scores, at any hour ---------------------------------------------------------------------------
+
+
+def probabilities(run, cohort: Cohort, index: np.ndarray, until: float | None = None) -> np.ndarray:
+    """Predicted probability of the stays `index`, as known at the hour `until` (default: all of a stay) -> (n,)."""
+    if until is not None:
+        cohort, index = cohort.subset(index).until(until), np.arange(len(index))
+    return run.predict(cohort, index) if isinstance(run, Baseline) else predict(run, cohort, index)
+
+
+def score(
+    run, cohort: Cohort, index: np.ndarray, until: float | None = None, calibrated: bool = False
+) -> tuple[dict, np.ndarray]:
+    """`evaluate` for a model or a baseline, at an hour, calibrated -> the scores and the probabilities (n,) of `index`.
+
+    Calibration changes accuracy, Brier score and calibration error.
+    """
+    calibrator = calibrate(run, cohort, until) if calibrated else None
+    part = cohort.subset(index) if until is None else cohort.subset(index).until(until)
+    every = np.arange(len(part))
+    scores = run.evaluate(part, every) if isinstance(run, Baseline) else evaluate(run, part, every)
+    probability = probabilities(run, part, every)
+    if calibrator:
+        probability, known = calibrator(probability), ~np.isnan(part.outcome)
+        scores |= score_all(part.outcome[known], probability[known])
+    return scores, probability
+
+
+def over_hours(
+    run,
+    cohort: Cohort,
+    index: np.ndarray | None = None,
+    hours: Sequence[float] = HOURS,
+    calibrated: bool = False,
+) -> pd.DataFrame:
+    """One run asked at several hours: a row for each with hours, n, majority, and auroc, auprc, accuracy, brier, ece,
+    each with `_low` and `_high`.
+
+    All rows are of the same stays, `index` (default: those that the run has not seen); a stay that ended earlier counts
+    with all it has.  With `calibrated` every hour has its own calibration.
+    """
+    index = run.unseen(cohort) if index is None else index
+    known = np.zeros(0, dtype=int) if cohort.outcome is None else index[~np.isnan(cohort.outcome[index])]
+    if not len(known):
+        raise UserError("none of these stays has a known outcome: give the outcome table (--outcomes FILE)")
+    rows = []
+    for hour in hours:
+        calibrator = calibrate(run, cohort, hour) if calibrated else None
+        probability = probabilities(run, cohort, known, hour)
+        probability = calibrator(probability) if calibrator else probability
+        rows.append({"hours": hour, **score_all(cohort.outcome[known], probability)})
+    return pd.DataFrame(rows)
