@@ -20,13 +20,14 @@ from sklearn.linear_model import LogisticRegression
 
 from .baselines import Baseline
 from .cohort import Cohort
-from .config import UserError
+from .config import UserError, stream
 from .evaluate import evaluate, predict
 from .files import write_atomically
-from .scores import score_all
+from .scores import ece, score_all
 
 FILE = "calibration.json"  # in the folder of the run, beside the weights that it belongs to
 HOURS = (6.0, 12.0, 24.0, 36.0, 48.0)
+DRAWS = 200  # of outcomes, for the calibration error that true probabilities have
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Calibrator:
         if not 0 < positive < n:
             raise UserError(f"a calibration needs validation stays with both outcomes; {positive} of {n} have it")
         target = np.where(outcome == 1, (positive + 1) / (positive + 2), 1 / (n - positive + 2))
-        x = np.tile(_logit(probability), 2)[:, None]
+        x = np.tile(log_odds(probability), 2)[:, None]
         model = LogisticRegression(C=np.inf, max_iter=1000)
         model.fit(x, np.repeat([1, 0], n), sample_weight=np.concatenate([target, 1 - target]))
         slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
@@ -60,10 +61,11 @@ class Calibrator:
 
     def __call__(self, probability: np.ndarray) -> np.ndarray:
         """Predicted (n,) -> calibrated (n,); the order of the stays, and with it AUROC and AUPRC, stays."""
-        return expit(self.slope * _logit(probability) + self.intercept)
+        return expit(self.slope * log_odds(probability) + self.intercept)
 
 
-def _logit(probability: np.ndarray) -> np.ndarray:
+def log_odds(probability: np.ndarray) -> np.ndarray:
+    """logit p, finite at 0 and 1."""
     tiny = np.finfo(float).eps
     return logit(np.clip(probability, tiny, 1 - tiny))
 
@@ -131,7 +133,7 @@ def score(
 ) -> tuple[dict, np.ndarray]:
     """`evaluate` for a model or a baseline, at an hour, calibrated -> the scores and the probabilities (n,) of `index`.
 
-    Calibration changes accuracy, Brier score and calibration error.
+    Calibration changes accuracy, Brier score and calibration error; `ece_expected` is then beside them.
     """
     calibrator = calibrate(run, cohort, until) if calibrated else None
     part = cohort.subset(index) if until is None else cohort.subset(index).until(until)
@@ -141,7 +143,18 @@ def score(
     if calibrator:
         probability, known = calibrator(probability), ~np.isnan(part.outcome)
         scores |= score_all(part.outcome[known], probability[known])
+        scores["ece_expected"] = expected_ece(probability[known])
     return scores, probability
+
+
+def expected_ece(probability: np.ndarray, seed: int = 0) -> float:
+    """The calibration error that these very probabilities have on average when all of them are true.
+
+    It is not 0, because a bin of stays holds a whole number of outcomes: no calibration gets far below it.
+    """
+    rng = np.random.default_rng(stream(seed, "expected calibration error"))
+    drawn = rng.random((DRAWS, len(probability))) < probability
+    return float(np.mean([ece(outcome.astype(float), probability) for outcome in drawn]))
 
 
 def over_hours(
@@ -151,8 +164,8 @@ def over_hours(
     hours: Sequence[float] = HOURS,
     calibrated: bool = False,
 ) -> pd.DataFrame:
-    """One run asked at several hours: a row for each with hours, n, majority, and auroc, auprc, accuracy, brier, ece,
-    each with `_low` and `_high`.
+    """One run asked at several hours: a row for each with hours, n, majority, ece_expected, and auroc, auprc, accuracy,
+    brier, ece, each with `_low` and `_high`.
 
     All rows are of the same stays, `index` (default: those that the run has not seen); a stay that ended earlier counts
     with all it has.  With `calibrated` every hour has its own calibration.
@@ -166,5 +179,6 @@ def over_hours(
         calibrator = calibrate(run, cohort, hour) if calibrated else None
         probability = probabilities(run, cohort, known, hour)
         probability = calibrator(probability) if calibrator else probability
-        rows.append({"hours": hour, **score_all(cohort.outcome[known], probability)})
+        scores = score_all(cohort.outcome[known], probability)
+        rows.append({"hours": hour, **scores, "ece_expected": expected_ece(probability)})
     return pd.DataFrame(rows)

@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
-from .calibration import _logit, probabilities
+from .calibration import log_odds, probabilities
 from .cohort import AT_ONCE, Cohort
 from .config import UserError, stream
 from .scores import RESAMPLES, interval
@@ -41,7 +41,7 @@ def _logits_without(run, stay: Cohort, removed: np.ndarray) -> np.ndarray:
     found = []
     for some in np.array_split(removed, -(-removed.size // AT_ONCE)):
         versions = without(stay.subset(np.zeros(len(some), dtype=np.int64)), some.ravel())
-        found.append(_logit(probabilities(run, versions, np.arange(len(some)))))
+        found.append(log_odds(probabilities(run, versions, np.arange(len(some)))))
     return np.concatenate(found)
 
 
