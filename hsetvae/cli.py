@@ -1,4 +1,4 @@
-"""The command line: hsetvae train | evaluate | diagnose | settings | data … | study …
+"""The command line: hsetvae train | evaluate | explain | diagnose | settings | data … | study …
 
 It mirrors the Python API; imports that cost seconds happen inside the commands.
 """
@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from .config import PRESETS, Config, UserError, parse_settings
+from .study_cli import OutcomesOption, study_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,7 +24,6 @@ app = typer.Typer(
     help="Hierarchical set VAEs for irregular clinical time series: train, score, diagnose, and study what helps.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Make an event table: stay, hours, variable, value.")
-study_app = typer.Typer(no_args_is_help=True, help="Run a declared study and read its verdicts.")
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
 
@@ -31,14 +31,7 @@ Preset = Enum("Preset", {name: name for name in [*PRESETS, "logistic", "boosting
 Part = Enum("Part", {"unseen": "unseen", "all": "all"}, type=str)
 
 DataOption = Annotated[str, typer.Option(help="An event table (Parquet or CSV), or the word `simulated`.")]
-OutcomesOption = Annotated[
-    Path | None, typer.Option(help="Table stay, outcome; not needed when the events carry their outcomes.")
-]
-StudyOption = Annotated[Path, typer.Option("--study", help="The declared study.")]
-DesignOption = Annotated[str, typer.Option(help="A design of the study: factorial, add, leave, roadmap, controls.")]
-BudgetOption = Annotated[str, typer.Option(help="A budget of the study, for example smoke; empty: the design's own.")]
-OtherDataOption = Annotated[str, typer.Option("--data", help="An event table in place of the declared data.")]
-STUDY = Path("ablations/study.toml")
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 
 
 def _cohort(data: str, outcomes: Path | None, variables: tuple[str, ...] | None = None):
@@ -60,15 +53,20 @@ def _cohort(data: str, outcomes: Path | None, variables: tuple[str, ...] | None 
     return cohort
 
 
-def _study(path: Path, data: str, outcomes: Path | None):
-    """The declared study of `--study`, on the table of `--data` if one is named."""
-    from .declaration import load_study
+def _run_and_cohort(run: Path, data: str, outcomes: Path | None):
+    """A model or a baseline, and the cohort of `--data` with its variables."""
+    from .baselines import is_baseline, load_baseline
+    from .runs import load_run
 
-    if not path.is_file():
-        raise UserError(
-            f"{path} is not a file: name the declared study with --study, or call from the project's folder"
-        )
-    return load_study(path, data, outcomes)
+    loaded = load_baseline(run) if is_baseline(run) else load_run(run)
+    return loaded, _cohort(data, outcomes, loaded.variables)
+
+
+def _write(path: Path, content: bytes) -> None:
+    from .files import write_atomically
+
+    write_atomically(path, content)
+    print(f"wrote {path}", file=sys.stderr)
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -112,7 +110,7 @@ def train(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: RunArgument,
     data: DataOption = "simulated",
     outcomes: OutcomesOption = None,
     out: Annotated[Path | None, typer.Option(help="Write the probability of every scored stay to this CSV.")] = None,
@@ -122,47 +120,104 @@ def evaluate(
     until: Annotated[
         float | None, typer.Option(min=0, help="Score what was known of a stay at this hour, for example 24.")
     ] = None,
+    hours: Annotated[
+        str | None, typer.Option(help="Score at each of these hours, for example 6,12,24,36,48: a line for each.")
+    ] = None,
+    calibrated: Annotated[
+        bool,
+        typer.Option("--calibrated", help="Calibrate on the run's validation stays; kept in RUN/calibration.json."),
+    ] = False,
+    figure: Annotated[Path | None, typer.Option(help="With --hours: draw the scores over the hours (PNG).")] = None,
 ) -> None:
     """Score a run: one JSON object with 95 % intervals."""
     import numpy as np
     import pandas as pd
 
-    from .baselines import is_baseline, load_baseline
-    from .evaluate import evaluate as scores_of
-    from .evaluate import predict
-    from .files import write_atomically
-    from .runs import load_run
+    from .calibration import score
     from .scores import auroc
 
-    loaded = load_baseline(run) if is_baseline(run) else load_run(run)
-    cohort = _cohort(data, outcomes, loaded.variables)
+    loaded, cohort = _run_and_cohort(run, data, outcomes)
     index = loaded.unseen(cohort) if split.value == "unseen" else np.arange(len(cohort))
-    if until is not None:
-        cohort, index = cohort.subset(index).until(until), np.arange(len(index))
-    scores = loaded.evaluate(cohort, index) if is_baseline(run) else scores_of(loaded, cohort, index)
+    if hours is not None:
+        if until is not None or out is not None:
+            raise UserError("--hours gives scores at several hours; --until and --out are for one: leave one out")
+        _score_over(loaded, cohort, index, hours, calibrated, figure)
+        return
+    if figure is not None:
+        raise UserError("--figure draws scores over hours: name them, for example --hours 6,12,24,36,48")
+    scores, probability = score(loaded, cohort, index, until, calibrated)
     if cohort.probability is not None:
         known = index[~np.isnan(cohort.outcome[index])]
         truth = auroc(cohort.outcome[known], cohort.probability[known])
         scores["auroc_of_truth"] = None if np.isnan(truth) else truth
     if out is not None:
-        probability = (loaded.predict if is_baseline(run) else lambda *a: predict(loaded, *a))(cohort, index)
         table = pd.DataFrame({"stay": np.asarray(cohort.stays)[index], "probability": probability})
-        write_atomically(out, table.to_csv(index=False).encode())
-        print(f"wrote {out}", file=sys.stderr)
+        _write(out, table.to_csv(index=False).encode())
     print(json.dumps(scores, indent=1))
+
+
+def _score_over(loaded, cohort, index, hours: str, calibrated: bool, figure: Path | None) -> None:
+    """`hsetvae evaluate --hours`: a JSON list with a line for each hour."""
+    from .calibration import over_hours
+    from .plots import over_hours as drawn
+    from .report import png
+
+    try:
+        asked = [float(hour) for hour in _names(hours)]
+    except ValueError:
+        raise UserError(f'--hours "{hours}" are not numbers: write them as 6,12,24') from None
+    table = over_hours(loaded, cohort, index, asked, calibrated)
+    if figure is not None:
+        _write(figure, png(drawn(table)))
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    print("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]")
+
+
+@app.command()
+def explain(
+    run: RunArgument,
+    stay: Annotated[str, typer.Option(help="The stay to explain, as the table names it.")],
+    data: DataOption = "simulated",
+    until: Annotated[
+        float | None, typer.Option(min=0, help="Explain what was predicted at this hour, for example 24.")
+    ] = None,
+    window: Annotated[
+        float, typer.Option(help="Events of a variable are left out together in windows this long [h].")
+    ] = (6.0),
+    rows: Annotated[int, typer.Option(min=1, help="Print this many, the strongest first.")] = 15,
+    out: Annotated[Path | None, typer.Option(help="Write the whole table to this CSV.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the stay with its contributions (PNG).")] = None,
+) -> None:
+    """What drove the prediction of one stay: how far the logit moves without a variable in a window of time."""
+    from .explain import explain as contributions
+    from .plots import contributions as drawn
+    from .report import png
+
+    loaded, cohort = _run_and_cohort(run, data, None)
+    table = contributions(loaded, cohort if until is None else cohort.until(until), stay, window)
+    if out is not None:
+        _write(out, table.to_csv(index=False).encode())
+    if figure is not None:
+        _write(figure, png(drawn(table)))
+    print(
+        f"stay {stay}: logit {table.attrs['logit']:.3f}; the {min(rows, len(table))} strongest of {len(table)}", end=" "
+    )
+    print("contributions to it (positive: for the outcome)")
+    print(table.drop(columns="stay").head(rows).to_string(index=False, float_format="{:.3g}".format))
 
 
 @app.command()
 def diagnose(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: RunArgument,
     data: DataOption = "simulated",
     outcomes: OutcomesOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the report; default RUN/diagnosis.")] = None,
 ) -> None:
-    """Measure collapse, use of history and gradient health, and say what to try: a report in Markdown."""
+    """Measure collapse, use of history, gradients and values, and say what to try: a report in Markdown."""
     from .diagnostics import diagnose as measures_of
     from .report import write_report
     from .runs import load_run
+    from .skill import skill
 
     loaded = load_run(run)
     cohort = _cohort(data, outcomes, loaded.variables)
@@ -171,7 +226,9 @@ def diagnose(
         from .simulate import simulate
 
         state = simulate().state
-    path = write_report(loaded, measures_of(loaded, cohort, state=state), out or run / "diagnosis")
+    measures = measures_of(loaded, cohort, state=state)
+    said = skill(loaded, cohort) if loaded.config.decoder == "likelihood" else None
+    path = write_report(loaded, measures, out or run / "diagnosis", said)
     print(path.read_text().split("## Figures")[0])
     print(f"with figures: {path}")
 
@@ -227,83 +284,6 @@ def simulate_table(
 
     write_cohorts(cohorts(), out)
     print(f"wrote {out}: {written[0]} stays, {written[1]} events")
-
-
-@study_app.command("run")
-def study_run(
-    study: StudyOption = STUDY,
-    design: DesignOption = "",
-    budget: BudgetOption = "",
-    data: OtherDataOption = "",
-    outcomes: OutcomesOption = None,
-    index: Annotated[int | None, typer.Option(help="Only this run of the design; they count from 0.")] = None,
-    show: Annotated[bool, typer.Option("--print", help="Say what the run at --index is, and run nothing.")] = False,
-    workers: Annotated[int, typer.Option(min=0, help="Runs side by side; 0 = one per core.")] = 0,
-    scheduler: Annotated[str | None, typer.Option(help="Use a Dask cluster: tcp://host:port")] = None,
-) -> None:
-    """Run what is missing, then print the verdicts.  Can be interrupted and called again."""
-    import os
-
-    from .study import report
-    from .sweep import describe_run, run_study
-
-    declared = _study(study, data, outcomes)
-    if show and index is None:
-        raise UserError("--print says what one run is: name it with --index NUMBER")
-    if show:
-        print(describe_run(declared, budget, design, index))
-        return
-    failures = run_study(declared, budget, workers or os.cpu_count() or 1, scheduler, design=design, index=index)
-    print(report(declared, budget, design) if index is None else describe_run(declared, budget, design, index))
-    if failures:
-        raise typer.Exit(1)
-
-
-@study_app.command("status")
-def study_status(
-    study: StudyOption = STUDY,
-    design: DesignOption = "",
-    budget: BudgetOption = "",
-    data: OtherDataOption = "",
-    outcomes: OutcomesOption = None,
-) -> None:
-    """Which runs are finished, failed or missing."""
-    from .study import status
-
-    print(status(_study(study, data, outcomes), budget, design).to_string(index=False))
-
-
-@study_app.command("report")
-def study_report(
-    study: StudyOption = STUDY,
-    design: DesignOption = "",
-    budget: BudgetOption = "",
-    data: OtherDataOption = "",
-    outcomes: OutcomesOption = None,
-) -> None:
-    """The verdicts on all claims, or with --design or --budget those of one design, from the records."""
-    from .study import report
-    from .verdicts import as_text, verdicts
-
-    declared = _study(study, data, outcomes)
-    print(report(declared, budget, design) if design or budget else as_text(verdicts(declared)))
-
-
-@study_app.command("publish")
-def study_publish(
-    study: StudyOption = STUDY,
-    design: DesignOption = "",
-    budget: BudgetOption = "",
-    data: OtherDataOption = "",
-    outcomes: OutcomesOption = None,
-) -> None:
-    """Copy the finished records to the table that is committed and that the book reads, and renew the verdicts."""
-    from .study import publish
-    from .verdicts import publish_verdicts
-
-    declared = _study(study, data, outcomes)
-    for path in [publish(declared, budget, design), *publish_verdicts(declared)]:
-        print(f"wrote {path}")
 
 
 def main() -> None:

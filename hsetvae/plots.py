@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 WIDTH = 5.0  # inches; on a phone of 390 px the font of 10 points is then still 11 px high
 PALETTE = sns.color_palette("colorblind")
 LABEL_LETTERS = 26  # letters of a row label before it is wrapped
+STRONGEST = 15  # variables in the figure of an explanation
 STEPS = "step (updates)"
 
 
@@ -252,18 +253,51 @@ def pooling(table: pd.DataFrame, axis: Axes | None = None) -> Axes:
     return axis
 
 
-def stay_sets(table: pd.DataFrame, unit: str, axis: Axes | None = None) -> Axes:
-    """One stay as sets (hours, variable, value): a column of dots is a set; colour is the value, in `unit`."""
-    variables = sorted(pd.unique(table["variable"]))
+def over_hours(table: pd.DataFrame) -> np.ndarray:
+    """Scores of one run against the hours seen (hours, and auroc, auprc, ece with `_low` and `_high`; ece_expected) ->
+    three axes, one below the other; a band is a 95 % interval."""
+    names = {"auroc": "AUROC", "auprc": "AUPRC (share)", "ece": "ECE (share)"}
+    axes = plt.subplots(len(names), 1, figsize=(WIDTH, 5.4), sharex=True, layout="constrained")[1]
+    for axis, (name, label) in zip(axes, names.items(), strict=True):
+        low, high = (table[f"{name}_{end}"].astype(float) for end in ("low", "high"))
+        axis.fill_between(table["hours"], low, high, color=PALETTE[0], alpha=0.2, lw=0)
+        axis.plot(table["hours"], table[name], "o-", ms=4, color=PALETTE[0])
+        axis.set(xlabel="known of the stay (hours)", ylabel=label)
+        axis.set_xticks(table["hours"])
+        axis.label_outer()
+    axes[-1].plot(
+        table["hours"], table["ece_expected"], "--", lw=1, color="0.5", label="true probabilities, as many stays"
+    )
+    axes[-1].set_ylim(0, None)
+    axes[-1].legend(fontsize="small", frameon=False)
+    return axes
+
+
+def _timeline(table: pd.DataFrame, variables: list[str], column: str, label: str, axis: Axes | None) -> Axes:
+    """A row for each variable, a dot for each row of the table at its hour, coloured by `column`."""
     axis = _axis(axis, 1.2 + 0.2 * len(variables))
-    for hours in pd.unique(table["hours"]):
-        axis.axvline(hours, color="0.9", lw=0.8, zorder=0)
-    reach = max(table["value"].abs().max(), 1e-9)
+    reach = max(table[column].abs().max(), 1e-9)
     dots = axis.scatter(
-        table["hours"], table["variable"].map(variables.index), c=table["value"], cmap="vlag", vmin=-reach, vmax=reach,
+        table["hours"], table["variable"].map(variables.index), c=table[column], cmap="vlag", vmin=-reach, vmax=reach,
         s=26, edgecolor="0.4", linewidth=0.4,
     )  # fmt: skip
     axis.set_yticks(range(len(variables)), variables)
     axis.set(xlabel="time (hours)", ylabel="variable", ylim=(len(variables) - 0.5, -0.5))
-    axis.figure.colorbar(dots, ax=axis, label=f"value ({unit})", location="bottom", aspect=40, shrink=0.8)
+    axis.figure.colorbar(dots, ax=axis, label=label, location="bottom", aspect=40, shrink=0.8)
     return axis
+
+
+def stay_sets(table: pd.DataFrame, unit: str, axis: Axes | None = None) -> Axes:
+    """One stay as sets (hours, variable, value): a column of dots is a set; colour is the value, in `unit`."""
+    axis = _timeline(table, sorted(pd.unique(table["variable"])), "value", f"value ({unit})", axis)
+    for hours in pd.unique(table["hours"]):
+        axis.axvline(hours, color="0.9", lw=0.8, zorder=0)
+    return axis
+
+
+def contributions(table: pd.DataFrame, axis: Axes | None = None) -> Axes:
+    """What drove the prediction of one stay (hours, variable, contribution): red speaks for the outcome, blue against
+    it; the variables of the strongest rows, the strongest on top."""
+    shown = list(pd.unique(table.sort_values("contribution", key=np.abs, ascending=False)["variable"]))[:STRONGEST]
+    part = table[table["variable"].isin(shown)]
+    return _timeline(part, shown, "contribution", "contribution to the prediction (logit)", axis)

@@ -41,11 +41,18 @@ LEVELS = {
     "worth, current (nats)": "decoder_use_current", "worth, next (nats)": "decoder_use_next", "at floor": "at_floor",
 }  # fmt: skip
 
+VALUES = (
+    "Mean absolute error in natural units: of the model, of the last value of the stay carried forward, of the mean over "
+    "the training stays. Skill is 1 − error of the model / that of the better of the two others: above 0 the model is "
+    "worth asking."
+)
 
-def write_report(run, measures: dict, folder: str | os.PathLike) -> Path:
+
+def write_report(run, measures: dict, folder: str | os.PathLike, skill: pd.DataFrame | None = None) -> Path:
     """Write report.md, its figures and measures.json to `folder` -> the path of report.md.
 
-    `measures` is what `diagnose` returned for `run`.  Raises UserError when the folder cannot be written.
+    `measures` is what `diagnose` returned for `run`; the table of `skill` adds a section, and skill.csv.
+    Raises UserError when the folder cannot be written.
     """
     folder = Path(folder)
     parts = [
@@ -59,19 +66,23 @@ def write_report(run, measures: dict, folder: str | os.PathLike) -> Path:
         "## Levels",
         "Level 1 is nearest the data.",
         _levels(measures),
+        *([] if skill is None else ["## Values", VALUES, _values(skill)]),
         "## Figures",
     ]
     for name, (text, draw) in FIGURES.items():
         axes = draw(run, measures)
         if axes is not None:
             parts.append(f"![{text}]({name}.png)\n\n*{text}*")
-            write_atomically(folder / f"{name}.png", _png(axes))
+            write_atomically(folder / f"{name}.png", png(axes))
+    if skill is not None:
+        write_atomically(folder / "skill.csv", skill.to_csv(index=False).encode())
     write_atomically(folder / "measures.json", json.dumps(measures, indent=1).encode())
     write_atomically(folder / "report.md", "\n\n".join([*parts, ""]).encode())
     return folder / "report.md"
 
 
-def _png(axes) -> bytes:
+def png(axes) -> bytes:
+    """A figure as a file, from its axis or axes; it is closed."""
     figure, buffer = np.ravel(axes)[0].figure, io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     plt.close(figure)
@@ -123,6 +134,14 @@ def _levels(measures: dict) -> str:
     shown = {title: name for title, name in LEVELS.items() if name in measures["levels"][0]}
     rows = [[str(level["level"]), *(_number(level[name]) for name in shown.values())] for level in measures["levels"]]
     return _table(["level", *shown], rows)
+
+
+def _values(skill: pd.DataFrame) -> str:
+    rows = [
+        [row.task, row.variable, str(row.n), *(f"{x:.3g}" for x in (row.model, row.last, row.mean)), _number(row.skill)]
+        for row in skill.astype({"skill": object}).where(skill.notna(), None).itertuples()
+    ]
+    return _table(["task", "variable", "values", "model", "last value", "mean", "skill"], rows)
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------

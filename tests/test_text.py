@@ -40,13 +40,14 @@ LAYERS = [
     {"simulate", "physionet", "controls", "model"},
     {"objective", "runs"},
     {"evaluate"},
-    {"generate", "observe"},
-    {"diagnostics"},
+    {"generate", "observe", "calibration"},
+    {"diagnostics", "explain", "skill"},
     {"advice", "declaration"},
     {"monitor", "report", "designs"},
     {"train"},
     {"study"},
     {"sweep", "verdicts"},
+    {"study_cli"},
     {"api", "cli"},
 ]
 
