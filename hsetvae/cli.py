@@ -182,8 +182,8 @@ def explain(
         float | None, typer.Option(min=0, help="Explain what was predicted at this hour, for example 24.")
     ] = None,
     window: Annotated[
-        float, typer.Option(help="Events of a variable are left out together in windows this long [h].")
-    ] = (6.0),
+        float, typer.Option(help="Leave out the events of a variable in windows of this many hours.")
+    ] = 6.0,
     rows: Annotated[int, typer.Option(min=1, help="Print this many, the strongest first.")] = 15,
     out: Annotated[Path | None, typer.Option(help="Write the whole table to this CSV.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw the stay with its contributions (PNG).")] = None,

@@ -29,9 +29,7 @@ def without(cohort: Cohort, removed: np.ndarray) -> Cohort:
     first_set = np.concatenate([[0], np.cumsum(left > 0)])[cohort.first_set]
     if (np.diff(first_set) == 0).any():
         stay = cohort.stays[int((np.diff(first_set) == 0).argmax())]
-        raise UserError(
-            f'stay "{stay}" would have no event left: it is too short to be explained by leaving events out'
-        )
+        raise UserError(f'stay "{stay}" would have no event left: leaving events out explains longer stays only')
     return dataclasses.replace(
         cohort, first_set=first_set, first_event=np.concatenate([[0], np.cumsum(left[left > 0])]),
         hours=cohort.hours[left > 0], variable=cohort.variable[~removed], value=cohort.value[~removed],

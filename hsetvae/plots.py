@@ -261,13 +261,12 @@ def over_hours(table: pd.DataFrame) -> np.ndarray:
     for axis, (name, label) in zip(axes, names.items(), strict=True):
         low, high = (table[f"{name}_{end}"].astype(float) for end in ("low", "high"))
         axis.fill_between(table["hours"], low, high, color=PALETTE[0], alpha=0.2, lw=0)
-        axis.plot(table["hours"], table[name], "o-", ms=4, color=PALETTE[0])
+        axis.plot(table["hours"], table[name].astype(float), "o-", ms=4, color=PALETTE[0])
         axis.set(xlabel="known of the stay (hours)", ylabel=label)
         axis.set_xticks(table["hours"])
         axis.label_outer()
-    axes[-1].plot(
-        table["hours"], table["ece_expected"], "--", lw=1, color="0.5", label="true probabilities, as many stays"
-    )
+    style = {"ls": "--", "lw": 1, "color": "0.5", "label": "if all probabilities were true"}
+    axes[-1].plot(table["hours"], table["ece_expected"], **style)
     axes[-1].set_ylim(0, None)
     axes[-1].legend(fontsize="small", frameon=False)
     return axes

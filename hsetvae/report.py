@@ -42,9 +42,9 @@ LEVELS = {
 }  # fmt: skip
 
 VALUES = (
-    "Mean absolute error in natural units: of the model, of the last value of the stay carried forward, of the mean over "
-    "the training stays. Skill is 1 − error of the model / that of the better of the two others: above 0 the model is "
-    "worth asking."
+    "Mean absolute error in natural units: of the model, of the last value of the stay carried forward, of the mean "
+    "over the training stays. Skill is 1 − error of the model / that of the better of the two others: above 0 the "
+    "model is worth asking."
 )
 
 

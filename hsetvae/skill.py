@@ -6,8 +6,6 @@ training stays.  Where a stay has no earlier value, the mean is carried.
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pandas as pd
 import torch
