@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hsetvae.config import BASELINE
+from hsetvae.config import BASELINE, RECOMMENDED
 from hsetvae.data import split
 from hsetvae.simulate import Simulation, simulate
 from hsetvae.train import train
@@ -34,3 +34,12 @@ def small_run(tmp_path_factory) -> tuple:
     config = BASELINE.but(width=32, latent=8, feedforward=32, epochs=16, batch_size=4, lr=3e-3, pretrain_epochs=0)
     config = config.but(beta=0.05, free_bits=0.0, residual=True, norm_gelu=True, norm="pre")
     return train(config, cohort, parts, tmp_path_factory.mktemp("small") / "run", progress=False), cohort, parts
+
+
+@pytest.fixture(scope="session")
+def recommended_run(tmp_path_factory) -> tuple:
+    """A small model of the recommended preset that predicts, its cohort and its split: (run, cohort, parts)."""
+    cohort = simulate(300, seed=4).cohort
+    parts = split(cohort, 0)
+    config = RECOMMENDED.but(width=32, latent=12, feedforward=32, epochs=6, batch_size=8, pretrain_epochs=2)
+    return train(config, cohort, parts, tmp_path_factory.mktemp("recommended") / "run", progress=False), cohort, parts

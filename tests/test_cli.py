@@ -1,5 +1,6 @@
 """The command line as a stranger uses it: every command, every wrong turn in one line, never a traceback."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -63,7 +64,7 @@ def own(tmp_path_factory) -> Path:
     """A folder with a table of one's own and a small run trained on it."""
     from hsetvae.config import IMPROVED
     from hsetvae.data import split
-    from hsetvae.events import read_cohort
+    from hsetvae.events import read_cohort, write_cohort
     from hsetvae.train import train
 
     folder = tmp_path_factory.mktemp("own")
@@ -71,7 +72,12 @@ def own(tmp_path_factory) -> Path:
     cohort, _ = read_cohort(folder / "events.csv", folder / "outcomes.csv")
     config = IMPROVED.but(epochs=1, width=16, latent=4, feedforward=16, pretrain_epochs=0)
     train(config, cohort, split(cohort, 0), folder / "run", progress=False)
+    write_cohort(simulate(12, seed=2).cohort, folder / "other.parquet")
     return folder
+
+
+def weights_of(run: Path) -> str:
+    return hashlib.blake2b((run / "model.safetensors").read_bytes(), digest_size=8).hexdigest()
 
 
 @pytest.fixture
@@ -95,7 +101,9 @@ def test_own_tables_are_trained_scored_and_diagnosed(call, tables, tmp_path):
     assert list(predictions) == ["stay", "probability"] and len(predictions) == scores["n"] == 8
     assert predictions.probability.between(0, 1).all()
     diagnosed = call("diagnose", run, *tables)
-    assert diagnosed.status == 0 and "## Advice" in diagnosed.out and "## Measures" in diagnosed.out
+    assert diagnosed.status == 0
+    assert all(f"## {title}" in diagnosed.out for title in ("Advice", "Measures", "Values"))
+    assert list(pd.read_csv(run / "diagnosis" / "skill.csv"))[:2] == ["task", "variable"]
     report = (run / "diagnosis" / "report.md").read_text()
     for figure in re.findall(r"\]\((\w+\.png)\)", report):
         assert (run / "diagnosis" / figure).read_bytes().startswith(b"\x89PNG")
@@ -115,6 +123,41 @@ def test_a_run_or_a_baseline_is_scored_at_an_hour_on_the_same_stays(call, own, t
         )
         assert now == end != then and now["n"] == then["n"] == 8
     assert call("evaluate", own / "run", *tables, "--until", -1).status == 2
+
+
+def test_a_run_is_scored_at_several_hours_in_one_call(call, own, tables, tmp_path):
+    figure = tmp_path / "hours.png"
+    answer = call("evaluate", own / "run", *tables, "--hours", "12,1000", "--figure", figure)
+    rows = json.loads(answer.out)
+    then = json.loads(call("evaluate", own / "run", *tables, "--until", 12).out)
+    assert [row["hours"] for row in rows] == [12, 1000] and len(answer.out.splitlines()) == 4
+    assert rows[0]["auroc"] == pytest.approx(then["auroc"]) and rows[0]["n"] == then["n"] == 8
+    assert figure.read_bytes().startswith(b"\x89PNG") and f"wrote {figure}" in answer.err
+
+
+def test_a_run_is_calibrated_once_and_scored_with_it(call, own, tables, tmp_path):
+    run, scored = shutil.copytree(own / "run", tmp_path / "run"), tmp_path / "calibrated.csv"
+    (run / "calibration.json").write_text(
+        json.dumps({"weights": weights_of(run), "hours": {"all": {"slope": 0.5, "intercept": -1.0, "stays": 8}}})
+    )
+    plain = json.loads(call("evaluate", run, *tables).out)
+    scores = json.loads(call("evaluate", run, *tables, "--calibrated", "--out", scored).out)
+    assert scores["auroc"] == plain["auroc"] and scores["brier"] != plain["brier"] and scores["ece_expected"] > 0
+    assert pd.read_csv(scored).probability.between(0, 1).all()
+
+
+def test_a_prediction_is_explained_in_a_table_and_a_figure(call, own, tables, tmp_path):
+    stay = simulate(40, seed=1).cohort.stays[3]
+    whole, figure = tmp_path / "whole.csv", tmp_path / "stay.png"
+    answer = call("explain", own / "run", *tables[:2], "--stay", stay, "--rows", 3, "--out", whole, "--figure", figure)
+    table = pd.read_csv(whole)
+    assert (
+        list(table) == ["stay", "hours", "variable", "events", "value", "contribution"] and (table.stay == stay).all()
+    )
+    assert answer.out.startswith(f"stay {stay}: logit") and len(answer.out.splitlines()) == 5
+    assert table.variable[0] in answer.out and figure.read_bytes().startswith(b"\x89PNG")
+    early = call("explain", own / "run", *tables[:2], "--stay", stay, "--until", 6, "--out", whole)
+    assert early.status == 0 and pd.read_csv(whole).hours.max() <= 6
 
 
 def test_a_finished_run_resumes_to_itself(call, own, tables):
@@ -218,6 +261,15 @@ WRONG = {  # words of the command ({own} is the folder above, {new} a path that 
     "scores of no run": ("evaluate {new} {tables}", "is not a finished run: config.json is missing"),
     "a diagnosis of no run": ("diagnose {new} {tables}", "is not a finished run"),
     "scores without outcomes": ("evaluate {own}/run --data {own}/events.csv", "give the outcome table"),
+    "hours that are no numbers": ("evaluate {own}/run {tables} --hours 6,late", '"6,late" are not numbers'),
+    "hours and an hour": ("evaluate {own}/run {tables} --hours 6 --until 6", "leave one out"),
+    "a figure of one hour": ("evaluate {own}/run {tables} --figure {new}", "name them, for example --hours"),
+    "a stay that is not there": ("explain {own}/run --data {own}/events.csv --stay me", 'no stay "me"'),
+    "an explanation of no run": ("explain {new} --data {own}/events.csv --stay me", "is not a finished run"),
+    "a calibration elsewhere": (
+        "evaluate {own}/run --data {own}/other.parquet --calibrated",
+        "0 of the 8 validation stays of .* are in this table",
+    ),
     "predictions into a folder": ("evaluate {own}/run {tables} --out {own}", "cannot be written"),
     "a report below a file": ("diagnose {own}/run {tables} --out {own}/events.csv", "cannot be written"),
     "a table into a folder": ("data simulate --stays 5 --out {own}", "no empty folder"),

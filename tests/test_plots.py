@@ -41,6 +41,19 @@ SWAPS = pd.DataFrame({"measure": ["past", "past"], "network": ["trained", "untra
 CALIBRATION = pd.DataFrame({"predicted": [0.1, 0.4], "observed": [0.2, 0.3], "low": [0.1, 0.2], "high": [0.3, 0.5]})
 POOLING = pd.DataFrame({"stay": ["s", "s", "t"], "hours": [0.0, 2.0, 0.0], "weight": [0.25, 0.75, 1.0]})
 SETS = pd.DataFrame({"hours": [0.0, 0.0, 3.0], "variable": ["HR", "Temp", "HR"], "value": [1.0, -2.0, 0.5]})
+OVER = pd.DataFrame(
+    {"hours": [6.0, 24.0], "auroc": [0.7, 0.8], "auroc_low": [0.6, 0.7], "auroc_high": [0.8, 0.9], "auprc": [0.3, 0.4],
+     "auprc_low": [0.2, None], "auprc_high": [0.4, None], "ece": [0.02, 0.01], "ece_low": [0.01, 0.01],
+     "ece_high": [0.05, 0.04], "ece_expected": [0.015, 0.012]}
+)  # fmt: skip
+DROVE = pd.DataFrame(
+    {
+        "hours": [0.0, 3.0, 0.0],
+        "variable": ["Temp", "HR", "HR"],
+        "contribution": [0.1, -0.6, 0.2],
+        "value": [37, 80, 90],
+    }
+)
 
 UNIT = r"\(.+\)|no unit|share|cosine|norm|weight|nats|AUROC|step|arm|dimension"
 FIGURES = {  # figure -> how it is drawn, and the axes that name things instead of amounts
@@ -58,6 +71,8 @@ FIGURES = {  # figure -> how it is drawn, and the axes that name things instead 
     "swap_bars": (lambda: plots.swap_bars(SWAPS), "y"),
     "calibration": (lambda: plots.calibration(CALIBRATION), ""),
     "pooling": (lambda: plots.pooling(POOLING), ""),
+    "over_hours": (lambda: plots.over_hours(OVER), ""),
+    "contributions": (lambda: plots.contributions(DROVE), "y"),
     "stay_sets": (lambda: plots.stay_sets(SETS, "SD of the variable"), "y"),
 }
 
@@ -106,6 +121,9 @@ def test_axes_say_what_they_show_in_which_unit_and_the_figure_can_be_saved(name,
         (FIGURES["calibration"][0], [(0.1, 0.2), (0.4, 0.3)]),
         (FIGURES["pooling"][0], [(0, 0.25), (2, 0.75), (0, 1)]),
         (FIGURES["stay_sets"][0], [(0, 0), (0, 1), (3, 0)]),
+        (FIGURES["contributions"][0], [(0, 1), (3, 0), (0, 0)]),
+        (lambda: plots.over_hours(OVER)[0], [(6, 0.7), (24, 0.8)]),
+        (lambda: plots.over_hours(OVER)[2], [(6, 0.02), (24, 0.01), (6, 0.015)]),
         (lambda: plots.projection(PROJECTION)[1], [(3, 0), (4, 1)]),
         (lambda: plots.gradient_health(HISTORY)[0], [(5, 1), (20, 2)]),
         (lambda: plots.training_curves(HISTORY)[2], [(5, 1), (10, 0.5), (20, 0.4)]),

@@ -152,11 +152,8 @@ def test_without_a_cut_training_is_what_it_was_and_with_one_it_is_another_and_re
     assert torch.equal(plain, none) and torch.equal(some, again) and not torch.equal(plain, some)
 
 
-def test_the_recommended_preset_learns_and_predicts_at_any_hour(tmp_path):
-    cohort = simulate(300, seed=4).cohort
-    parts = split(cohort, 0)
-    config = RECOMMENDED.but(width=32, latent=12, feedforward=32, epochs=6, batch_size=8, pretrain_epochs=2)
-    run = train(config, cohort, parts, tmp_path / "run", progress=False)
+def test_the_recommended_preset_learns_and_predicts_at_any_hour(recommended_run):
+    run, cohort, parts = recommended_run
     assert evaluate(run, cohort, parts.test)["auroc"] > 0.65
     now, then = predict(run, cohort, parts.test), predict(run, cohort.until(24), parts.test)
     assert len(then) == len(now) and not np.allclose(then, now)
