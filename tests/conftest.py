@@ -2,11 +2,16 @@
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from hsetvae.config import BASELINE, RECOMMENDED
+from hsetvae import cli
+from hsetvae.config import BASELINE, IMPROVED, RECOMMENDED
 from hsetvae.data import split
+from hsetvae.events import read_cohort
 from hsetvae.simulate import Simulation, simulate
 from hsetvae.train import train
 
@@ -43,3 +48,62 @@ def recommended_run(tmp_path_factory) -> tuple:
     parts = split(cohort, 0)
     config = RECOMMENDED.but(width=32, latent=12, feedforward=32, epochs=6, batch_size=8, pretrain_epochs=2)
     return train(config, cohort, parts, tmp_path_factory.mktemp("recommended") / "run", progress=False), cohort, parts
+
+
+# --- the command line ---------------------------------------------------------------------------------------------
+
+
+class Called(NamedTuple):
+    """How a command ended, and what it said."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Call `hsetvae` with words, in a terminal wide enough not to break lines."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def caller(*words: object) -> Called:
+        monkeypatch.setattr("sys.argv", ["hsetvae", *map(str, words)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        return Called(status or 0, *capsys.readouterr())
+
+    return caller
+
+
+def write_tables(folder: Path, stays: int = 40) -> None:
+    cohort = simulate(stays, seed=1).cohort
+    sets = np.repeat(np.arange(len(cohort.hours)), np.diff(cohort.first_event))
+    stay = np.repeat(np.arange(len(cohort)), np.diff(cohort.first_set))[sets]
+    names = np.array(cohort.variables)[cohort.variable]
+    events = pd.DataFrame(
+        {"stay": cohort.stays[stay], "hours": cohort.hours[sets], "variable": names, "value": cohort.value}
+    )
+    events.to_csv(folder / "events.csv", index=False)
+    pd.DataFrame({"stay": cohort.stays, "outcome": cohort.outcome.astype(int)}).to_csv(
+        folder / "outcomes.csv", index=False
+    )
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> Path:
+    """A folder with a table of one's own and a small run trained on it."""
+    folder = tmp_path_factory.mktemp("own")
+    write_tables(folder)
+    cohort, _ = read_cohort(folder / "events.csv", folder / "outcomes.csv")
+    config = IMPROVED.but(epochs=1, width=16, latent=4, feedforward=16, pretrain_epochs=0)
+    train(config, cohort, split(cohort, 0), folder / "run", progress=False)
+    return folder
+
+
+@pytest.fixture
+def tables(own) -> list[str]:
+    return ["--data", str(own / "events.csv"), "--outcomes", str(own / "outcomes.csv")]

@@ -1,88 +1,18 @@
 """The command line as a stranger uses it: every command, every wrong turn in one line, never a traceback."""
 
-import hashlib
 import json
 import re
 import shutil
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 import pytest
 import typer
 
 from hsetvae import cli
-from hsetvae.simulate import simulate
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = "--set epochs=1 --set width=16 --set latent=4 --set feedforward=16 --set pretrain_epochs=0".split()
-
-
-class Called(NamedTuple):
-    """How a command ended, and what it said."""
-
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Call `hsetvae` with words, in a terminal wide enough not to break lines."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-    def caller(*words: object) -> Called:
-        monkeypatch.setattr("sys.argv", ["hsetvae", *map(str, words)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as end:
-            status = end.code
-        return Called(status or 0, *capsys.readouterr())
-
-    return caller
-
-
-def write_tables(folder: Path, stays: int = 40) -> None:
-    cohort = simulate(stays, seed=1).cohort
-    sets = np.repeat(np.arange(len(cohort.hours)), np.diff(cohort.first_event))
-    stay = np.repeat(np.arange(len(cohort)), np.diff(cohort.first_set))[sets]
-    names = np.array(cohort.variables)[cohort.variable]
-    events = pd.DataFrame(
-        {"stay": cohort.stays[stay], "hours": cohort.hours[sets], "variable": names, "value": cohort.value}
-    )
-    events.to_csv(folder / "events.csv", index=False)
-    pd.DataFrame({"stay": cohort.stays, "outcome": cohort.outcome.astype(int)}).to_csv(
-        folder / "outcomes.csv", index=False
-    )
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory) -> Path:
-    """A folder with a table of one's own and a small run trained on it."""
-    from hsetvae.config import IMPROVED
-    from hsetvae.data import split
-    from hsetvae.events import read_cohort, write_cohort
-    from hsetvae.train import train
-
-    folder = tmp_path_factory.mktemp("own")
-    write_tables(folder)
-    cohort, _ = read_cohort(folder / "events.csv", folder / "outcomes.csv")
-    config = IMPROVED.but(epochs=1, width=16, latent=4, feedforward=16, pretrain_epochs=0)
-    train(config, cohort, split(cohort, 0), folder / "run", progress=False)
-    write_cohort(simulate(12, seed=2).cohort, folder / "other.parquet")
-    return folder
-
-
-def weights_of(run: Path) -> str:
-    return hashlib.blake2b((run / "model.safetensors").read_bytes(), digest_size=8).hexdigest()
-
-
-@pytest.fixture
-def tables(own) -> list[str]:
-    return ["--data", str(own / "events.csv"), "--outcomes", str(own / "outcomes.csv")]
 
 
 # --- the way through -------------------------------------------------------------------------------------------------
@@ -123,41 +53,6 @@ def test_a_run_or_a_baseline_is_scored_at_an_hour_on_the_same_stays(call, own, t
         )
         assert now == end != then and now["n"] == then["n"] == 8
     assert call("evaluate", own / "run", *tables, "--until", -1).status == 2
-
-
-def test_a_run_is_scored_at_several_hours_in_one_call(call, own, tables, tmp_path):
-    figure = tmp_path / "hours.png"
-    answer = call("evaluate", own / "run", *tables, "--hours", "12,1000", "--figure", figure)
-    rows = json.loads(answer.out)
-    then = json.loads(call("evaluate", own / "run", *tables, "--until", 12).out)
-    assert [row["hours"] for row in rows] == [12, 1000] and len(answer.out.splitlines()) == 4
-    assert rows[0]["auroc"] == pytest.approx(then["auroc"]) and rows[0]["n"] == then["n"] == 8
-    assert figure.read_bytes().startswith(b"\x89PNG") and f"wrote {figure}" in answer.err
-
-
-def test_a_run_is_calibrated_once_and_scored_with_it(call, own, tables, tmp_path):
-    run, scored = shutil.copytree(own / "run", tmp_path / "run"), tmp_path / "calibrated.csv"
-    (run / "calibration.json").write_text(
-        json.dumps({"weights": weights_of(run), "hours": {"all": {"slope": 0.5, "intercept": -1.0, "stays": 8}}})
-    )
-    plain = json.loads(call("evaluate", run, *tables).out)
-    scores = json.loads(call("evaluate", run, *tables, "--calibrated", "--out", scored).out)
-    assert scores["auroc"] == plain["auroc"] and scores["brier"] != plain["brier"] and scores["ece_expected"] > 0
-    assert pd.read_csv(scored).probability.between(0, 1).all()
-
-
-def test_a_prediction_is_explained_in_a_table_and_a_figure(call, own, tables, tmp_path):
-    stay = simulate(40, seed=1).cohort.stays[3]
-    whole, figure = tmp_path / "whole.csv", tmp_path / "stay.png"
-    answer = call("explain", own / "run", *tables[:2], "--stay", stay, "--rows", 3, "--out", whole, "--figure", figure)
-    table = pd.read_csv(whole)
-    assert (
-        list(table) == ["stay", "hours", "variable", "events", "value", "contribution"] and (table.stay == stay).all()
-    )
-    assert answer.out.startswith(f"stay {stay}: logit") and len(answer.out.splitlines()) == 5
-    assert table.variable[0] in answer.out and figure.read_bytes().startswith(b"\x89PNG")
-    early = call("explain", own / "run", *tables[:2], "--stay", stay, "--until", 6, "--out", whole)
-    assert early.status == 0 and pd.read_csv(whole).hours.max() <= 6
 
 
 def test_a_finished_run_resumes_to_itself(call, own, tables):
@@ -266,10 +161,6 @@ WRONG = {  # words of the command ({own} is the folder above, {new} a path that 
     "a figure of one hour": ("evaluate {own}/run {tables} --figure {new}", "name them, for example --hours"),
     "a stay that is not there": ("explain {own}/run --data {own}/events.csv --stay me", 'no stay "me"'),
     "an explanation of no run": ("explain {new} --data {own}/events.csv --stay me", "is not a finished run"),
-    "a calibration elsewhere": (
-        "evaluate {own}/run --data {own}/other.parquet --calibrated",
-        "0 of the 8 validation stays of .* are in this table",
-    ),
     "predictions into a folder": ("evaluate {own}/run {tables} --out {own}", "cannot be written"),
     "a report below a file": ("diagnose {own}/run {tables} --out {own}/events.csv", "cannot be written"),
     "a table into a folder": ("data simulate --stays 5 --out {own}", "no empty folder"),

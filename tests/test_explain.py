@@ -1,4 +1,4 @@
-"""An explanation names what moves the prediction: exactly where the drivers are known, and more than chance elsewhere."""
+"""An explanation names what moves the prediction: exactly where the drivers are known, elsewhere more than chance."""
 
 import dataclasses
 from types import SimpleNamespace

@@ -78,5 +78,5 @@ def test_what_says_no_values_is_refused(small_run):
     with pytest.raises(UserError, match="no stay to fill"):
         skill(run, cohort, np.array([], dtype=int))
     slots = dataclasses.replace(run, config=run.config.but(decoder="chamfer"))
-    with pytest.raises(UserError, match="decoder=chamfer.*says no values"):
+    with pytest.raises(UserError, match=r"decoder=chamfer.* says no values"):
         skill(slots, cohort, parts.test)

@@ -1,0 +1,58 @@
+"""The commands that calibrate, ask a run at several hours, and explain a prediction."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from hsetvae.events import write_cohort
+from hsetvae.simulate import simulate
+
+
+def weights_of(run: Path) -> str:
+    return hashlib.blake2b((run / "model.safetensors").read_bytes(), digest_size=8).hexdigest()
+
+
+def test_a_run_is_scored_at_several_hours_in_one_call(call, own, tables, tmp_path):
+    figure = tmp_path / "hours.png"
+    answer = call("evaluate", own / "run", *tables, "--hours", "12,1000", "--figure", figure)
+    rows = json.loads(answer.out)
+    then = json.loads(call("evaluate", own / "run", *tables, "--until", 12).out)
+    assert [row["hours"] for row in rows] == [12, 1000] and len(answer.out.splitlines()) == 4
+    assert rows[0]["auroc"] == pytest.approx(then["auroc"]) and rows[0]["n"] == then["n"] == 8
+    assert figure.read_bytes().startswith(b"\x89PNG") and f"wrote {figure}" in answer.err
+
+
+def test_a_run_is_calibrated_once_and_scored_with_it(call, own, tables, tmp_path):
+    run, scored = shutil.copytree(own / "run", tmp_path / "run"), tmp_path / "calibrated.csv"
+    (run / "calibration.json").write_text(
+        json.dumps({"weights": weights_of(run), "hours": {"all": {"slope": 0.5, "intercept": -1.0, "stays": 8}}})
+    )
+    plain = json.loads(call("evaluate", run, *tables).out)
+    scores = json.loads(call("evaluate", run, *tables, "--calibrated", "--out", scored).out)
+    assert scores["auroc"] == plain["auroc"] and scores["brier"] != plain["brier"] and scores["ece_expected"] > 0
+    assert pd.read_csv(scored).probability.between(0, 1).all()
+
+
+def test_a_prediction_is_explained_in_a_table_and_a_figure(call, own, tables, tmp_path):
+    stay = simulate(40, seed=1).cohort.stays[3]
+    whole, figure = tmp_path / "whole.csv", tmp_path / "stay.png"
+    answer = call("explain", own / "run", *tables[:2], "--stay", stay, "--rows", 3, "--out", whole, "--figure", figure)
+    table = pd.read_csv(whole)
+    assert (
+        list(table) == ["stay", "hours", "variable", "events", "value", "contribution"] and (table.stay == stay).all()
+    )
+    assert answer.out.startswith(f"stay {stay}: logit") and len(answer.out.splitlines()) == 5
+    assert table.variable[0] in answer.out and figure.read_bytes().startswith(b"\x89PNG")
+    early = call("explain", own / "run", *tables[:2], "--stay", stay, "--until", 6, "--out", whole)
+    assert early.status == 0 and pd.read_csv(whole).hours.max() <= 6
+
+
+def test_a_table_without_the_validation_stays_does_not_calibrate_a_run(call, own, tmp_path):
+    write_cohort(simulate(12, seed=2).cohort, tmp_path / "other.parquet")
+    refused = call("evaluate", own / "run", "--data", tmp_path / "other.parquet", "--calibrated")
+    assert refused.status == 2 and "0 of the 8 validation stays of" in refused.err and "calibrate with" in refused.err
+    assert not (own / "run" / "calibration.json").exists()
