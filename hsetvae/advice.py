@@ -46,8 +46,12 @@ class Advice:
 
 
 def advise(measures: dict) -> list[Advice]:
-    """Ranked advice for the dict that `diagnose` returns; an empty list when no rule applies."""
-    found = [(rule.__name__, seen) for rule in RULES if (seen := rule(measures)) is not None]
+    """Ranked advice for the dict that `diagnose` returns; an empty list when no rule applies.
+
+    Of a network whose numbers overflow nothing is known but its steps.
+    """
+    rules = [skipped_steps] if _overflowed(measures) else RULES
+    found = [(rule.__name__, seen) for rule in rules if (seen := rule(measures)) is not None]
     return [
         Advice(rank, seen.finding, seen.evidence, seen.remedy, command(measures, seen.changes), name)
         for rank, (name, seen) in enumerate(found, start=1)
@@ -85,6 +89,12 @@ def _lower(beta: float) -> float:
 def _worth(measures: dict) -> float:
     """Nats per set that the decoders lose when all latents are shuffled between sets."""
     return sum(value for name, value in measures.items() if name.startswith("decoder_use_"))
+
+
+def _overflowed(measures: dict) -> bool:
+    latents = [measures, *measures["levels"]]
+    worth = [value for one in latents for name, value in one.items() if name.startswith("decoder_use_")]
+    return None in [measures["au_ratio"], measures["kl"], measures["mi"], *worth]
 
 
 def _silent(measures: dict) -> bool:

@@ -108,6 +108,11 @@ def test_what_spoils_the_other_measures_comes_first():
     ]
 
 
+def test_of_numbers_that_overflow_nothing_is_said_but_that_steps_were_skipped():
+    overflowed = {"kl": None, "mi": None, "decoder_use_next": None, "gradient": {"skipped": 4.0}}
+    assert [a.rule for a in advise(with_changes(HEALTHY, overflowed))] == ["skipped_steps"]
+
+
 # --- rules that must keep silent -------------------------------------------------------------------------------------
 
 
