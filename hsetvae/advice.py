@@ -1,7 +1,7 @@
 """What the measures of a run mean and what to try: rules in plain words.
 
 A rule is one function from measures to what it found, or None.  The order of RULES is the order of the advice: what
-spoils the other measures comes first.
+spoils the other measures comes first.  PROMISES holds what the remedy of each rule moves; a test keeps them to it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ WEAK = 0.7  # AUROC
 CALIBRATED = 0.05  # expected calibration error
 TURNED = 0.95  # cosine of the raw and the clipped gradient
 SPIKE = 10.0  # largest over median gradient norm
-WORSE = 1.1  # validation cross-entropy at the end over its best
+NARROW = 2.0  # sets that the outcome head looks at
 
 
 class Finding(NamedTuple):
-    """What a rule saw, the numbers it rests on, what to do about it, and the settings that do it."""
+    """What a rule saw, the numbers it rests on, what to do about it, and the settings that do it.
+
+    Where no remedy is known, the last two are empty.
+    """
 
     finding: str
     evidence: str
@@ -35,7 +38,10 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Advice:
-    """One piece of advice; rank 1 comes first.  `command` trains the same run with the remedy and nothing else."""
+    """One piece of advice; rank 1 comes first.  `command` trains the same run with the remedy and nothing else.
+
+    Where no remedy is known, both are empty.
+    """
 
     rank: int
     finding: str
@@ -53,7 +59,14 @@ def advise(measures: dict) -> list[Advice]:
     rules = [skipped_steps] if _overflowed(measures) else RULES
     found = [(rule.__name__, seen) for rule in rules if (seen := rule(measures)) is not None]
     return [
-        Advice(rank, seen.finding, seen.evidence, seen.remedy, command(measures, seen.changes), name)
+        Advice(
+            rank,
+            seen.finding,
+            seen.evidence,
+            seen.remedy,
+            command(measures, seen.changes) if seen.changes else "",
+            name,
+        )
         for rank, (name, seen) in enumerate(found, start=1)
     ]
 
@@ -77,6 +90,11 @@ def command(measures: dict, changes: dict) -> str:
             f"--out runs/{out}",
         ]
     )
+
+
+def tried(remedy: str) -> str:
+    """What to try, as a sentence."""
+    return f"Try: {remedy}." if remedy else "No remedy is known: nothing that was tried on simulated stays moved it."
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------
@@ -169,7 +187,10 @@ def unused_level(m: dict) -> Finding | None:
 
 
 def unused_history(m: dict) -> Finding | None:
-    """Beside the untrained network and with probes; during training there is neither, and the swap alone decides."""
+    """Beside the untrained network and with probes; during training there is neither, and the swap alone decides.
+
+    A sign without a remedy: other targets, positions, more epochs were tried on simulated stays and did not move S_past.
+    """
     before = m["untrained"]
     if m["s_past"] is None or (before and before["s_past"] is None):
         return None
@@ -180,33 +201,7 @@ def unused_history(m: dict) -> Finding | None:
         evidence += f" ({before['s_past']:.3f} before training); training gains probes for past facts {learned:+.2f} R²"
     if m["s_past"] >= SMALL and (learned >= SMALL or m["s_past"] > before["s_past"]):
         return None
-    settings = m["settings"]
-    if settings["target"] == "current":
-        remedy, changes = "rebuild the next set too: h at time t then has to know more than set t", {"target": "both"}
-    elif settings["position"] in ("none", "rotate_inputs"):
-        remedy, changes = "tell the Transformer when each set was measured", {"position": "index+time"}
-    else:
-        remedy, changes = (
-            "train longer: history is learned after the sets themselves",
-            {"epochs": 2 * settings["epochs"]},
-        )
-    return Finding(
-        "h hardly remembers: the Transformer adds little from the past.",
-        evidence,
-        remedy,
-        changes,
-    )
-
-
-def ignored_present(m: dict) -> Finding | None:
-    if m["s_cur"] is None or m["s_cur"] >= SMALL:
-        return None
-    return Finding(
-        "h ignores the current set.",
-        f"another stay's current set moves h by {m['s_cur']:.3f} of the distance between stays",
-        "rebuild the current set from h as well, and raise its share of the loss",
-        {"target": "both", "dynamic_weights": False},
-    )
+    return Finding("h hardly remembers: the Transformer adds little from the past.", evidence, "", {})
 
 
 def noisy_state(m: dict) -> Finding | None:
@@ -220,29 +215,16 @@ def noisy_state(m: dict) -> Finding | None:
     )
 
 
-def overfitting(m: dict) -> Finding | None:
-    seen = m["learning"]
-    if seen["validation_bce_best"] is None or seen["validation_bce_last"] <= WORSE * seen["validation_bce_best"]:
-        return None
-    if seen["bce_last"] >= seen["validation_bce_last"]:
-        return None
-    dropout = min(0.5, m["settings"]["dropout"] + 0.2)
-    return Finding(
-        "The outcome is learned by heart.",
-        f"cross-entropy on validation stays rose from {seen['validation_bce_best']:.3f} (epoch {seen['best_epoch']}) "
-        f"to {seen['validation_bce_last']:.3f} nats per stay, {seen['bce_last']:.3f} on training stays",
-        "more dropout and more weight decay; the weights of the best epoch were kept",
-        {"dropout": round(dropout, 2), "weight_decay": max(0.05, 5 * m["settings"]["weight_decay"])},
-    )
-
-
 def too_short(m: dict) -> Finding | None:
+    """The best epoch is that of the outcome's cross-entropy, or where no outcome is learned of the negative ELBO."""
     seen = m["learning"]
-    if seen["validation_bce_best"] is None or seen["best_epoch"] < seen["epochs"] or seen["epochs"] < 2:
+    if seen["best_epoch"] < seen["epochs"] or seen["epochs"] < 2:
         return None
+    learned = m["settings"]["class_weight"] and seen["validation_bce_best"] is not None
+    loss = f", with {seen['validation_bce_best']:.3f} nats per stay on validation stays" if learned else ""
     return Finding(
         "Training stopped while it was still improving.",
-        f"the best of {seen['epochs']} epochs is the last one, {seen['validation_bce_best']:.3f} nats per stay",
+        f"the best of {seen['epochs']} epochs is the last one{loss}",
         "train longer",
         {"epochs": 2 * m["settings"]["epochs"]},
     )
@@ -250,7 +232,7 @@ def too_short(m: dict) -> Finding | None:
 
 def weak_outcome(m: dict) -> Finding | None:
     scores = m["scores"]
-    if scores is None or scores["auroc"] is None or scores["auroc"] >= WEAK or overfitting(m) or too_short(m):
+    if scores is None or scores["auroc"] is None or scores["auroc"] >= WEAK or too_short(m):
         return None
     return Finding(
         "The outcome is hardly predicted.",
@@ -274,26 +256,42 @@ def miscalibrated(m: dict) -> Finding | None:
 
 
 def turned_gradient(m: dict) -> Finding | None:
-    gradient, settings = m["gradient"], m["settings"]
-    turned = settings["clip"] == "value" and gradient["cosine"] is not None and gradient["cosine"] < TURNED
-    jumps = settings["clip"] == "none" and gradient["largest_over_median"] is not None
-    jumps = jumps and gradient["largest_over_median"] > SPIKE
-    if not (turned or jumps):
+    gradient = m["gradient"]
+    if m["settings"]["clip"] != "value" or gradient["cosine"] is None or gradient["cosine"] >= TURNED:
         return None
     return Finding(
-        "Clipping turns the gradient." if turned else "The gradient jumps and nothing holds it.",
-        f"cosine of the raw and the clipped gradient {gradient['cosine']:.2f}, {gradient['clipped']:.0%} of steps "
-        f"clipped, largest norm {gradient['largest_over_median']:.0f} times the median",
+        "Clipping turns the gradient.",
+        f"cosine of the raw and the clipped gradient {gradient['cosine']:.2f}, {gradient['clipped']:.0%} of steps clipped",
         "clip by norm, which keeps the direction, at the median norm",
-        {"clip": "norm", "clip_at": float(f"{gradient['norm']:.2g}")},
+        _held(gradient),
     )
 
 
-def narrow_pooling(m: dict) -> Finding | None:
-    if m["settings"]["pooling"] != "dot" or m["effective_sets"] >= 2 or m["sets_per_stay"] < 4:
+def jumping_gradient(m: dict) -> Finding | None:
+    gradient = m["gradient"]
+    jump = gradient["largest_over_median"]
+    if m["settings"]["clip"] != "none" or jump is None or jump <= SPIKE:
         return None
     return Finding(
-        "The outcome is read from one or two sets of a stay.",
+        "The gradient jumps and nothing holds it.",
+        f"its largest norm is {jump:.0f} times the median of {gradient['norm']:.2g}",
+        "clip by norm at the median norm",
+        _held(gradient),
+    )
+
+
+def _held(gradient: dict) -> dict:
+    return {"clip": "norm", "clip_at": float(f"{gradient['norm']:.2g}")}
+
+
+def narrow_pooling(m: dict) -> Finding | None:
+    if not m["settings"]["pooling"].startswith("dot"):
+        return None
+    if m["effective_sets"] >= NARROW or m["sets_per_stay"] < 2 * NARROW:
+        return None
+        return None
+    return Finding(
+        "The outcome is read from very few sets of a stay.",
         f"the pooling looks at {m['effective_sets']:.1f} of {m['sets_per_stay']:.0f} sets (exponential of its entropy)",
         "pool with a learned query, which is scaled",
         {"pooling": "query"},
@@ -301,6 +299,60 @@ def narrow_pooling(m: dict) -> Finding | None:
 
 
 RULES: tuple[Callable[[dict], Finding | None], ...] = (
-    skipped_steps, collapse, few_active_units, paid_for_nothing, unused_level, ignored_present, unused_history,
-    noisy_state, overfitting, too_short, weak_outcome, miscalibrated, turned_gradient, narrow_pooling,
+    skipped_steps, collapse, few_active_units, paid_for_nothing, unused_level, unused_history, noisy_state, too_short,
+    weak_outcome, miscalibrated, turned_gradient, jumping_gradient, narrow_pooling,
 )  # fmt: skip
+
+
+# --- promises --------------------------------------------------------------------------------------------------------
+
+
+class Promise(NamedTuple):
+    """When a rule speaks, what its command changes, and the measure that moves then: up (+1) or down (−1)."""
+
+    sign: str
+    change: str
+    measure: str
+    of: Callable[[dict], float]
+    direction: int
+
+
+PROMISES = {  # of every rule with a remedy; the tests train with and without it
+    "skipped_steps": Promise(
+        "a step was not finite and was skipped", "lr / 3, clip = norm, clip_at = 1",
+        "steps skipped", lambda m: m["gradient"]["skipped"], -1),
+    "collapse": Promise(
+        f"fewer than {SILENT:.0%} of the latent dimensions are active", "beta / 5",
+        "share of active dimensions", lambda m: m["au_ratio"], 1),
+    "few_active_units": Promise(
+        f"fewer than {HALF:.0%} of the latent dimensions are active", "beta / 5",
+        "share of active dimensions", lambda m: m["au_ratio"], 1),
+    "paid_for_nothing": Promise(
+        f"shuffling z between sets costs the decoders less than {WORTH:.0%} of the KL", "beta / 5",
+        "cost of shuffling z over KL", lambda m: _worth(m) / m["kl"], 1),
+    "unused_level": Promise(
+        f"shuffling one level of a hierarchy costs the decoders less than {FAINT:g} nats per set",
+        "level_weights = equal, or levels − 1",
+        "cost of shuffling the faintest level", lambda m: min(map(_worth, m["levels"])), 1),
+    "noisy_state": Promise(
+        f"two draws of z move h by more than {HALF:.0%} of the distance between stays", "beta / 5",
+        "the same share", lambda m: m["noise_share"], -1),
+    "too_short": Promise(
+        "the best epoch is the last one", "epochs · 2",
+        "best cross-entropy of the outcome on validation stays", lambda m: m["learning"]["validation_bce_best"], -1),
+    "weak_outcome": Promise(
+        f"AUROC below {WEAK:g}", "class_weight · 2", "AUROC", lambda m: m["scores"]["auroc"], 1),
+    "miscalibrated": Promise(
+        f"the interval of the calibration error lies above {CALIBRATED:g}, with label smoothing", "label_smoothing = 0",
+        "calibration error", lambda m: m["scores"]["ece"], -1),
+    "turned_gradient": Promise(
+        f"cosine of the raw and the clipped gradient below {TURNED:g}, clipping by value",
+        "clip = norm, clip_at = the median norm", "the same cosine", lambda m: m["gradient"]["cosine"], 1),
+    "jumping_gradient": Promise(
+        f"the largest gradient norm is more than {SPIKE:g} times the median, without clipping",
+        "clip = norm, clip_at = the median norm",
+        "distortion of unseen sets", lambda m: m["distortion_current"], -1),
+    "narrow_pooling": Promise(
+        f"pooling by h·z looks at fewer than {NARROW:g} sets, where stays have {2 * NARROW:g} or more", "pooling = query",
+        "sets that the pooling looks at", lambda m: m["effective_sets"], 1),
+}  # fmt: skip
