@@ -94,7 +94,7 @@ def command(measures: dict, changes: dict) -> str:
 
 def tried(remedy: str) -> str:
     """What to try, as a sentence."""
-    return f"Try: {remedy}." if remedy else "No remedy is known: nothing that was tried on simulated stays moved it."
+    return f"Try: {remedy}." if remedy else "No remedy is known."
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def few_active_units(m: dict) -> Finding | None:
     return Finding(
         "Most latent dimensions are silent.",
         f"{m['au_ratio']:.0%} of them are active, fewer than {HALF:.0%}; KL {m['kl']:.2f} nats per set",
-        "lower the KL weight, or make the latent narrower",
+        "lower the KL weight",
         {"beta": _lower(m["settings"]["beta"])},
     )
 
@@ -329,7 +329,7 @@ PROMISES = {  # of every rule with a remedy; the tests train with and without it
     "paid_for_nothing": Promise(
         f"shuffling z between sets costs the decoders less than {WORTH:.0%} of the KL",
         "class_weight / 10, or beta / 5 where dimensions are at the free-bits floor",
-        "cost of shuffling z over KL", lambda m: _worth(m) / m["kl"], 1),
+        "cost of shuffling z, as a share of KL,", lambda m: _worth(m) / m["kl"], 1),
     "unused_level": Promise(
         f"shuffling one level of a hierarchy costs the decoders less than {FAINT:g} nats per set",
         "level_weights = equal, or levels − 1",
@@ -339,7 +339,7 @@ PROMISES = {  # of every rule with a remedy; the tests train with and without it
         "the same share", lambda m: m["noise_share"], -1),
     "too_short": Promise(
         "the best epoch is the last one", "epochs · 2",
-        "best cross-entropy of the outcome on validation stays", lambda m: m["learning"]["validation_bce_best"], -1),
+        "cross-entropy of the outcome in the best epoch", lambda m: m["learning"]["validation_bce_best"], -1),
     "miscalibrated": Promise(
         f"the interval of the calibration error lies above {CALIBRATED:g}, with label smoothing", "label_smoothing = 0",
         "calibration error", lambda m: m["scores"]["ece"], -1),

@@ -132,3 +132,18 @@ def test_of_numbers_that_overflow_nothing_is_said_but_that_steps_were_skipped():
 )  # fmt: skip
 def test_a_rule_is_silent_where_its_measure_means_something_else(name, changes):
     assert advise(with_changes(HEALTHY, changes)) == []
+
+
+@pytest.mark.parametrize(
+    ("floor", "class_weight", "changes"),
+    [(0.5, 1.0, {"beta": 0.02}), (0.0, 1.0, {"class_weight": 0.1}), (0.0, 0.0, {})],
+)
+def test_latents_that_no_decoder_uses_are_kept_for_the_floor_or_for_the_outcome(floor, class_weight, changes):
+    unused = {**UNUSED, "at_floor": floor, "settings": {"class_weight": class_weight}}
+    (advice,) = advise(with_changes(HEALTHY, unused))
+    assert advice.rule == "paid_for_nothing" and bool(advice.remedy) == bool(changes)
+    if changes:
+        config, _ = parsed(advice.command)
+        assert {name: getattr(config, name) for name in changes} == changes
+    else:
+        assert advice.command == ""
