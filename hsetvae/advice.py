@@ -59,14 +59,7 @@ def advise(measures: dict) -> list[Advice]:
     rules = [skipped_steps] if _overflowed(measures) else RULES
     found = [(rule.__name__, seen) for rule in rules if (seen := rule(measures)) is not None]
     return [
-        Advice(
-            rank,
-            seen.finding,
-            seen.evidence,
-            seen.remedy,
-            command(measures, seen.changes) if seen.changes else "",
-            name,
-        )
+        Advice(rank, *seen[:3], command(measures, seen.changes) if seen.changes else "", name)
         for rank, (name, seen) in enumerate(found, start=1)
     ]
 
@@ -169,12 +162,8 @@ def paid_for_nothing(m: dict) -> Finding | None:
         changes = {"class_weight": float(f"{settings['class_weight'] / 10:.2g}")}
     else:
         remedy, changes = "", {}
-    return Finding(
-        "The latents say things that no decoder uses; active units are no proof of health here.",
-        evidence,
-        remedy,
-        changes,
-    )
+    finding = "The latents say things that no decoder uses; active units are no proof of health here."
+    return Finding(finding, evidence, remedy, changes)
 
 
 def unused_level(m: dict) -> Finding | None:
