@@ -1,7 +1,7 @@
 """What the measures of a run mean and what to try: rules in plain words.
 
 A rule is one function from measures to what it found, or None.  The order of RULES is the order of the advice: what
-spoils the other measures comes first.
+spoils the other measures comes first.  PROMISES holds what the remedy of each rule moves; a test keeps them to it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ HALF = 0.5  # active-units ratio that the ledger wants (A3)
 WORTH = 0.1  # share of its KL that a latent must be worth to the decoder; at the ELBO's optimum it is above beta
 FAINT = 0.05  # nats: a level that is worth less to the decoder is not used
 SMALL = 0.05  # S_past below it, or a gain in S_past below it, is too small to matter (the study's smallest effect)
-WEAK = 0.7  # AUROC
 CALIBRATED = 0.05  # expected calibration error
 TURNED = 0.95  # cosine of the raw and the clipped gradient
 SPIKE = 10.0  # largest over median gradient norm
-WORSE = 1.1  # validation cross-entropy at the end over its best
+NARROW = 0.25  # share of a stay's sets that the outcome head looks at
+FEW = 4  # sets of a stay; with fewer there is little to choose from
 
 
 class Finding(NamedTuple):
-    """What a rule saw, the numbers it rests on, what to do about it, and the settings that do it."""
+    """What a rule saw, the numbers it rests on, what to do about it, and the settings that do it.
+
+    Where no remedy is known, the last two are empty.
+    """
 
     finding: str
     evidence: str
@@ -35,7 +38,10 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Advice:
-    """One piece of advice; rank 1 comes first.  `command` trains the same run with the remedy and nothing else."""
+    """One piece of advice; rank 1 comes first.  `command` trains the same run with the remedy and nothing else.
+
+    Where no remedy is known, both are empty.
+    """
 
     rank: int
     finding: str
@@ -46,10 +52,14 @@ class Advice:
 
 
 def advise(measures: dict) -> list[Advice]:
-    """Ranked advice for the dict that `diagnose` returns; an empty list when no rule applies."""
-    found = [(rule.__name__, seen) for rule in RULES if (seen := rule(measures)) is not None]
+    """Ranked advice for the dict that `diagnose` returns; an empty list when no rule applies.
+
+    Of a network whose numbers overflow nothing is known but its steps.
+    """
+    rules = [skipped_steps] if _overflowed(measures) else RULES
+    found = [(rule.__name__, seen) for rule in rules if (seen := rule(measures)) is not None]
     return [
-        Advice(rank, seen.finding, seen.evidence, seen.remedy, command(measures, seen.changes), name)
+        Advice(rank, *seen[:3], command(measures, seen.changes) if seen.changes else "", name)
         for rank, (name, seen) in enumerate(found, start=1)
     ]
 
@@ -75,6 +85,11 @@ def command(measures: dict, changes: dict) -> str:
     )
 
 
+def tried(remedy: str) -> str:
+    """What to try, as a sentence."""
+    return f"Try: {remedy}." if remedy else "No remedy is known."
+
+
 # --- rules -----------------------------------------------------------------------------------------------------------
 
 
@@ -85,6 +100,12 @@ def _lower(beta: float) -> float:
 def _worth(measures: dict) -> float:
     """Nats per set that the decoders lose when all latents are shuffled between sets."""
     return sum(value for name, value in measures.items() if name.startswith("decoder_use_"))
+
+
+def _overflowed(measures: dict) -> bool:
+    latents = [measures, *measures["levels"]]
+    worth = [value for one in latents for name, value in one.items() if name.startswith("decoder_use_")]
+    return None in [measures["au_ratio"], measures["kl"], measures["mi"], *worth]
 
 
 def _silent(measures: dict) -> bool:
@@ -122,21 +143,27 @@ def few_active_units(m: dict) -> Finding | None:
     return Finding(
         "Most latent dimensions are silent.",
         f"{m['au_ratio']:.0%} of them are active, fewer than {HALF:.0%}; KL {m['kl']:.2f} nats per set",
-        "lower the KL weight, or make the latent narrower",
+        "lower the KL weight",
         {"beta": _lower(m["settings"]["beta"])},
     )
 
 
 def paid_for_nothing(m: dict) -> Finding | None:
+    settings = m["settings"]
     if _silent(m) or _worth(m) >= WORTH * m["kl"]:
         return None
-    at_floor = f", {m['at_floor']:.0%} of the dimensions are not above the free-bits floor" if m["at_floor"] else ""
-    return Finding(
-        "The latents say things that no decoder uses; active units are no proof of health here.",
-        f"KL {m['kl']:.2f} nats per set, but shuffling z between sets costs {_worth(m):.2f} nats{at_floor}",
-        "lower the KL weight, so that a dimension is kept for its use and not for the floor",
-        {"beta": _lower(m["settings"]["beta"])},
-    )
+    evidence = f"KL {m['kl']:.2f} nats per set, but shuffling z between sets costs {_worth(m):.2f} nats"
+    if m["at_floor"]:
+        evidence += f", {m['at_floor']:.0%} of the dimensions are not above the free-bits floor"
+        remedy = "lower the KL weight, so that a dimension is kept for its use and not for the floor"
+        changes = {"beta": _lower(settings["beta"])}
+    elif settings["class_weight"]:
+        remedy = "lower the weight of the outcome, which pays for them"
+        changes = {"class_weight": float(f"{settings['class_weight'] / 10:.2g}")}
+    else:
+        remedy, changes = "", {}
+    finding = "The latents say things that no decoder uses; active units are no proof of health here."
+    return Finding(finding, evidence, remedy, changes)
 
 
 def unused_level(m: dict) -> Finding | None:
@@ -159,7 +186,10 @@ def unused_level(m: dict) -> Finding | None:
 
 
 def unused_history(m: dict) -> Finding | None:
-    """Beside the untrained network and with probes; during training there is neither, and the swap alone decides."""
+    """Beside the untrained network and with probes; during training there is neither, and the swap alone decides.
+
+    A sign without a remedy: other targets, positions and more epochs, tried on simulated stays, did not move S_past.
+    """
     before = m["untrained"]
     if m["s_past"] is None or (before and before["s_past"] is None):
         return None
@@ -170,33 +200,7 @@ def unused_history(m: dict) -> Finding | None:
         evidence += f" ({before['s_past']:.3f} before training); training gains probes for past facts {learned:+.2f} R²"
     if m["s_past"] >= SMALL and (learned >= SMALL or m["s_past"] > before["s_past"]):
         return None
-    settings = m["settings"]
-    if settings["target"] == "current":
-        remedy, changes = "rebuild the next set too: h at time t then has to know more than set t", {"target": "both"}
-    elif settings["position"] in ("none", "rotate_inputs"):
-        remedy, changes = "tell the Transformer when each set was measured", {"position": "index+time"}
-    else:
-        remedy, changes = (
-            "train longer: history is learned after the sets themselves",
-            {"epochs": 2 * settings["epochs"]},
-        )
-    return Finding(
-        "h hardly remembers: the Transformer adds little from the past.",
-        evidence,
-        remedy,
-        changes,
-    )
-
-
-def ignored_present(m: dict) -> Finding | None:
-    if m["s_cur"] is None or m["s_cur"] >= SMALL:
-        return None
-    return Finding(
-        "h ignores the current set.",
-        f"another stay's current set moves h by {m['s_cur']:.3f} of the distance between stays",
-        "rebuild the current set from h as well, and raise its share of the loss",
-        {"target": "both", "dynamic_weights": False},
-    )
+    return Finding("h hardly remembers: the Transformer adds little from the past.", evidence, "", {})
 
 
 def noisy_state(m: dict) -> Finding | None:
@@ -210,43 +214,18 @@ def noisy_state(m: dict) -> Finding | None:
     )
 
 
-def overfitting(m: dict) -> Finding | None:
-    seen = m["learning"]
-    if seen["validation_bce_best"] is None or seen["validation_bce_last"] <= WORSE * seen["validation_bce_best"]:
-        return None
-    if seen["bce_last"] >= seen["validation_bce_last"]:
-        return None
-    dropout = min(0.5, m["settings"]["dropout"] + 0.2)
-    return Finding(
-        "The outcome is learned by heart.",
-        f"cross-entropy on validation stays rose from {seen['validation_bce_best']:.3f} (epoch {seen['best_epoch']}) "
-        f"to {seen['validation_bce_last']:.3f} nats per stay, {seen['bce_last']:.3f} on training stays",
-        "more dropout and more weight decay; the weights of the best epoch were kept",
-        {"dropout": round(dropout, 2), "weight_decay": max(0.05, 5 * m["settings"]["weight_decay"])},
-    )
-
-
 def too_short(m: dict) -> Finding | None:
+    """The best epoch is that of the outcome's cross-entropy, or where no outcome is learned of the negative ELBO."""
     seen = m["learning"]
-    if seen["validation_bce_best"] is None or seen["best_epoch"] < seen["epochs"] or seen["epochs"] < 2:
+    if seen["best_epoch"] < seen["epochs"] or seen["epochs"] < 2:
         return None
+    learned = m["settings"]["class_weight"] and seen["validation_bce_best"] is not None
+    loss = f", with {seen['validation_bce_best']:.3f} nats per stay on validation stays" if learned else ""
     return Finding(
         "Training stopped while it was still improving.",
-        f"the best of {seen['epochs']} epochs is the last one, {seen['validation_bce_best']:.3f} nats per stay",
+        f"the best of {seen['epochs']} epochs is the last one{loss}",
         "train longer",
         {"epochs": 2 * m["settings"]["epochs"]},
-    )
-
-
-def weak_outcome(m: dict) -> Finding | None:
-    scores = m["scores"]
-    if scores is None or scores["auroc"] is None or scores["auroc"] >= WEAK or overfitting(m) or too_short(m):
-        return None
-    return Finding(
-        "The outcome is hardly predicted.",
-        f"AUROC {scores['auroc']:.3f} [{scores['auroc_low']:.3f}, {scores['auroc_high']:.3f}] on {scores['n']} stays",
-        "raise the weight of the outcome; see what the data allow with `--preset boosting`",
-        {"class_weight": 2 * max(m["settings"]["class_weight"], 0.5)},
     )
 
 
@@ -264,26 +243,43 @@ def miscalibrated(m: dict) -> Finding | None:
 
 
 def turned_gradient(m: dict) -> Finding | None:
-    gradient, settings = m["gradient"], m["settings"]
-    turned = settings["clip"] == "value" and gradient["cosine"] is not None and gradient["cosine"] < TURNED
-    jumps = settings["clip"] == "none" and gradient["largest_over_median"] is not None
-    jumps = jumps and gradient["largest_over_median"] > SPIKE
-    if not (turned or jumps):
+    gradient = m["gradient"]
+    if m["settings"]["clip"] != "value" or gradient["cosine"] is None or gradient["cosine"] >= TURNED:
         return None
     return Finding(
-        "Clipping turns the gradient." if turned else "The gradient jumps and nothing holds it.",
-        f"cosine of the raw and the clipped gradient {gradient['cosine']:.2f}, {gradient['clipped']:.0%} of steps "
-        f"clipped, largest norm {gradient['largest_over_median']:.0f} times the median",
+        "Clipping turns the gradient.",
+        f"cosine of the raw and the clipped gradient {gradient['cosine']:.2f}, "
+        f"{gradient['clipped']:.0%} of steps clipped",
         "clip by norm, which keeps the direction, at the median norm",
-        {"clip": "norm", "clip_at": float(f"{gradient['norm']:.2g}")},
+        _held(gradient),
     )
 
 
-def narrow_pooling(m: dict) -> Finding | None:
-    if m["settings"]["pooling"] != "dot" or m["effective_sets"] >= 2 or m["sets_per_stay"] < 4:
+def jumping_gradient(m: dict) -> Finding | None:
+    gradient = m["gradient"]
+    jump = gradient["largest_over_median"]
+    if m["settings"]["clip"] != "none" or jump is None or jump <= SPIKE:
         return None
     return Finding(
-        "The outcome is read from one or two sets of a stay.",
+        "The gradient jumps and nothing holds it.",
+        f"its largest norm is {jump:.0f} times the median of {gradient['norm']:.2g}",
+        "clip by norm at the median norm",
+        _held(gradient),
+    )
+
+
+def _held(gradient: dict) -> dict:
+    return {"clip": "norm", "clip_at": float(f"{gradient['norm']:.2g}")}
+
+
+def narrow_pooling(m: dict) -> Finding | None:
+    if not m["settings"]["pooling"].startswith("dot"):
+        return None
+    if m["effective_sets"] >= NARROW * m["sets_per_stay"] or m["sets_per_stay"] < FEW:
+        return None
+        return None
+    return Finding(
+        "The outcome is read from very few sets of a stay.",
         f"the pooling looks at {m['effective_sets']:.1f} of {m['sets_per_stay']:.0f} sets (exponential of its entropy)",
         "pool with a learned query, which is scaled",
         {"pooling": "query"},
@@ -291,6 +287,59 @@ def narrow_pooling(m: dict) -> Finding | None:
 
 
 RULES: tuple[Callable[[dict], Finding | None], ...] = (
-    skipped_steps, collapse, few_active_units, paid_for_nothing, unused_level, ignored_present, unused_history,
-    noisy_state, overfitting, too_short, weak_outcome, miscalibrated, turned_gradient, narrow_pooling,
+    skipped_steps, collapse, few_active_units, paid_for_nothing, unused_level, unused_history, noisy_state, too_short,
+    miscalibrated, turned_gradient, jumping_gradient, narrow_pooling,
 )  # fmt: skip
+
+
+# --- promises --------------------------------------------------------------------------------------------------------
+
+
+class Promise(NamedTuple):
+    """When a rule speaks, what its command changes, and the measure that moves then: up (+1) or down (−1)."""
+
+    sign: str
+    change: str
+    measure: str
+    of: Callable[[dict], float]
+    direction: int
+
+
+PROMISES = {  # of every rule with a remedy; the tests train with and without it
+    "skipped_steps": Promise(
+        "a step was not finite and was skipped", "lr / 3, clip = norm, clip_at = 1",
+        "steps skipped", lambda m: m["gradient"]["skipped"], -1),
+    "collapse": Promise(
+        f"fewer than {SILENT:.0%} of the latent dimensions are active", "beta / 5",
+        "share of active dimensions", lambda m: m["au_ratio"], 1),
+    "few_active_units": Promise(
+        f"fewer than {HALF:.0%} of the latent dimensions are active", "beta / 5",
+        "share of active dimensions", lambda m: m["au_ratio"], 1),
+    "paid_for_nothing": Promise(
+        f"shuffling z between sets costs the decoders less than {WORTH:.0%} of the KL",
+        "class_weight / 10, or beta / 5 where dimensions are at the free-bits floor",
+        "cost of shuffling z, as a share of KL,", lambda m: _worth(m) / m["kl"], 1),
+    "unused_level": Promise(
+        f"shuffling one level of a hierarchy costs the decoders less than {FAINT:g} nats per set",
+        "level_weights = equal, or levels − 1",
+        "cost of shuffling the faintest level", lambda m: min(map(_worth, m["levels"])), 1),
+    "noisy_state": Promise(
+        f"two draws of z move h by more than {HALF:.0%} of the distance between stays", "beta / 5",
+        "the same share", lambda m: m["noise_share"], -1),
+    "too_short": Promise(
+        "the best epoch is the last one", "epochs · 2",
+        "cross-entropy of the outcome in the best epoch", lambda m: m["learning"]["validation_bce_best"], -1),
+    "miscalibrated": Promise(
+        f"the interval of the calibration error lies above {CALIBRATED:g}, with label smoothing", "label_smoothing = 0",
+        "calibration error", lambda m: m["scores"]["ece"], -1),
+    "turned_gradient": Promise(
+        f"cosine of the raw and the clipped gradient below {TURNED:g}, clipping by value",
+        "clip = norm, clip_at = the median norm", "the same cosine", lambda m: m["gradient"]["cosine"], 1),
+    "jumping_gradient": Promise(
+        f"the largest gradient norm is more than {SPIKE:g} times the median, without clipping",
+        "clip = norm, clip_at = the median norm",
+        "distortion of unseen sets", lambda m: m["distortion_current"], -1),
+    "narrow_pooling": Promise(
+        f"pooling by h·z looks at less than {NARROW:.0%} of the sets of a stay", "pooling = query",
+        "number of sets that the pooling looks at", lambda m: m["effective_sets"], 1),
+}  # fmt: skip

@@ -11,7 +11,16 @@ import warnings
 import numpy as np
 import pandas as pd
 
-from .advice import collapse, paid_for_nothing, skipped_steps, turned_gradient, unused_history, unused_level
+from .advice import (
+    collapse,
+    jumping_gradient,
+    paid_for_nothing,
+    skipped_steps,
+    tried,
+    turned_gradient,
+    unused_history,
+    unused_level,
+)
 from .cohort import Cohort
 from .config import Config, stream
 from .data import Split, Standardiser
@@ -22,7 +31,7 @@ from .model import HSetVAE
 # epoch often speak again in the next, and history is learned after the sets themselves.
 WATCHED = {
     skipped_steps: 0.0, collapse: 0.1, paid_for_nothing: 0.1, unused_level: 0.25, unused_history: 0.5,
-    turned_gradient: 0.1,
+    turned_gradient: 0.1, jumping_gradient: 0.1,
 }  # fmt: skip
 LASTING = 3  # epochs in a row at the least, except for what a single epoch proves
 SHARE = 0.01  # sets that are looked at, as a share of the sets of an epoch: so the look costs little in any cohort
@@ -63,7 +72,7 @@ class Monitor:
                 lasted[rule.__name__] = before + 1 if seen else 0
                 if lasted[rule.__name__] == enough:
                     where = f"{self.name}, epoch {history[-1]['epoch']}: "
-                    text = f"{where}{seen.finding} Evidence: {seen.evidence}. Try: {seen.remedy}."
+                    text = f"{where}{seen.finding} Evidence: {seen.evidence}. {tried(seen.remedy)}"
                     warnings.warn(text, TrainingWarning, stacklevel=4)  # the line that called `train`
         row["s_past"] = math.nan if m["s_past"] is None else m["s_past"]
         return {f"validation_{name}": value for name, value in row.items()}

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from . import plots
-from .advice import advise
+from .advice import advise, tried
 from .diagnostics import THRESHOLDS
 from .files import write_atomically
 
@@ -97,7 +97,8 @@ def _advice(measures: dict) -> str:
     if not advice:
         return "No rule applies: nothing that is measured here calls for a change."
     return "\n\n".join(
-        f"{a.rank}. **{a.finding}**\n   Evidence: {a.evidence}.\n   Try: {a.remedy}.\n\n   `{a.command}`"
+        f"{a.rank}. **{a.finding}**\n   Evidence: {a.evidence}.\n   {tried(a.remedy)}"
+        + (f"\n\n   `{a.command}`" if a.command else "")
         for a in advice
     )
 
