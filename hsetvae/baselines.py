@@ -54,12 +54,12 @@ def summary_features(cohort: Cohort, index: np.ndarray) -> tuple[np.ndarray, lis
     return X, [f"{statistic} {variable}" for statistic in STATISTICS for variable in cohort.variables]
 
 
-def _logistic(seed: int):
+def logistic(seed: int):
     robust = RobustScaler(quantile_range=(5, 95)), FunctionTransformer(np.clip, kw_args={"a_min": -2, "a_max": 2})
     return make_pipeline(*robust, StandardScaler(), SimpleImputer(), LogisticRegression(C=0.01, max_iter=1000))
 
 
-def _boosting(seed: int):
+def boosting(seed: int):
     # Fixed once on Challenge 2012: many correlated features, so each split sees a random tenth of them.
     return HistGradientBoostingClassifier(
         learning_rate=0.03, max_iter=400, max_leaf_nodes=15, l2_regularization=5, max_features=0.1,
@@ -67,10 +67,10 @@ def _boosting(seed: int):
     )  # fmt: skip
 
 
-MODELS = {"logistic": ("logistic regression", _logistic), "boosting": ("gradient boosting", _boosting)}
+MODELS = {"logistic": ("logistic regression", logistic), "boosting": ("gradient boosting", boosting)}
 
 
-def _fitted(name: str, X: np.ndarray, outcome: np.ndarray, seed: int):
+def fitted(name: str, X: np.ndarray, outcome: np.ndarray, seed: int):
     known = ~np.isnan(outcome)
     if len(np.unique(outcome[known])) < 2:
         raise UserError("the training stays need both outcomes, 0 and 1: give more stays or the outcome table")
@@ -82,13 +82,13 @@ def fit_baselines(cohort: Cohort, split: Split, seed: int = 0) -> dict[str, np.n
 
     Raises UserError when the stays to learn from do not have both outcomes.
     """
-    X, outcome, used = _learned_from(cohort, split)
+    X, outcome, used = learned_from(cohort, split)
     tested = summary_features(cohort, split.test)[0][:, used]
-    models = {text: _fitted(name, X, outcome, seed) for name, (text, _) in MODELS.items()}
+    models = {text: fitted(name, X, outcome, seed) for name, (text, _) in MODELS.items()}
     return {text: model.predict_proba(tested)[:, 1] for text, model in models.items()}
 
 
-def _learned_from(cohort: Cohort, split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def learned_from(cohort: Cohort, split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features and outcomes of the training and validation stays, and which features have a value there at all."""
     index = np.concatenate([split.train, split.validation])
     X, _ = summary_features(cohort, index)
@@ -146,8 +146,8 @@ def train_baseline(name: str, cohort: Cohort, split: Split, out: str | os.PathLi
     refuse_file(out)
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is a folder with files: choose another --out")
-    X, outcome, used = _learned_from(cohort, split)
-    model = _fitted(name, X, outcome, seed)
+    X, outcome, used = learned_from(cohort, split)
+    model = fitted(name, X, outcome, seed)
     seen = cohort.subset(np.concatenate([split.train, split.validation])).fingerprints()
     buffer = io.BytesIO()
     np.savez_compressed(buffer, X=X, outcome=outcome, used=used)
@@ -170,5 +170,5 @@ def load_baseline(folder: str | os.PathLike) -> Baseline:
             X, outcome, used = stored["X"], stored["outcome"], stored["used"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{folder} is not a whole baseline ({error}): train it again") from None
-    model = _fitted(facts["baseline"], X, outcome, facts["seed"])
+    model = fitted(facts["baseline"], X, outcome, facts["seed"])
     return Baseline(facts["baseline"], tuple(facts["variables"]), set(facts["seen"]), used, model)

@@ -207,12 +207,27 @@ def code_hash(notebook: Path) -> str:
 
     The presets do not belong to it: their values are among the settings of a run, which are hashed beside the code.
     """
-    package = Path(__file__).parent
-    trees = [ast.parse((package / f"{name}.py").read_text()) for name in CODE]
-    config = trees[CODE.index("config")]
-    config.body = [node for node in config.body if not _names(node) & {"PRESETS", *(name.upper() for name in PRESETS)}]
     cells = json.loads(notebook.read_text())["cells"]
-    trees += [ast.parse("".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"]
+    return _trees_hash(_modules(CODE), ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"])
+
+
+@functools.lru_cache
+def modules_hash(names: tuple[str, ...]) -> str:
+    """Hash of the code of some modules, without docstrings, comments and presets."""
+    return _trees_hash(_modules(names), [])
+
+
+def _modules(names: Iterable[str]) -> list[ast.Module]:
+    package = Path(__file__).parent
+    trees = {name: ast.parse((package / f"{name}.py").read_text()) for name in names}
+    if config := trees.get("config"):
+        presets = {"PRESETS", *(name.upper() for name in PRESETS)}
+        config.body = [node for node in config.body if not _names(node) & presets]
+    return list(trees.values())
+
+
+def _trees_hash(trees: list[ast.Module], cells: list[str]) -> str:
+    trees = trees + [ast.parse(cell) for cell in cells]
     for tree in trees:
         for node in ast.walk(tree):
             body = getattr(node, "body", None)

@@ -11,7 +11,7 @@ from rich.progress import Progress as Bar
 
 
 class Progress:
-    """Context manager: `update(done, numbers)` moves the bar and shows the last validation numbers."""
+    """Context manager: `update(done, numbers)` moves the bar and shows `text`, or the last validation numbers."""
 
     def __init__(self, total: int, start: int, show: bool, title: str) -> None:
         self.total, self.start, self.show, self.title, self.text = total, start, show, title, ""
@@ -26,15 +26,17 @@ class Progress:
             self.task = self.bar.add_task(self.title, total=self.total, completed=self.start, text="")
         return self
 
-    def update(self, done: int, numbers: dict[str, float]) -> None:
+    def update(self, done: int, numbers: dict[str, float], text: str = "") -> None:
         fresh = [
             f"{name.removeprefix('validation_')} {numbers[name]:.3f}"
             for name in ("validation_loss", "validation_auroc")
             if math.isfinite(numbers.get(name, math.nan))
         ]
-        self.text = " · ".join(fresh) or self.text
+        self.text = text or " · ".join(fresh) or self.text
         if self.bar:
             self.bar.update(self.task, completed=done, text=self.text)
+        elif self.show and text:
+            print(f"{self.title}: {done}/{self.total}, {text}", file=sys.stderr, flush=True)
         elif self.show and fresh:
             print(f"{self.title}: step {done}/{self.total}, validation {self.text}", file=sys.stderr, flush=True)
 

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,15 @@ class StaleRecords(UserError):
 def runs_folder(study: Study) -> Path:
     """Where runs lie, a folder each, named by their hash (HSETVAE_RUNS replaces ablations/runs)."""
     return Path(os.environ.get("HSETVAE_RUNS", study.folder / "runs"))
+
+
+def ended_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a run that need not run again: a finished one, or one that diverged and would diverge again."""
+    path = folder / "record.json"
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text())
+    return record if record["status"] == "finished" or record["error"].startswith(DIVERGED) else None
 
 
 def published(study: Study, budget: str) -> Path:

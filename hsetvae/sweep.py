@@ -6,12 +6,9 @@ its folder is continued or replaced.  A killed worker costs the repetition of on
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
-import platform
 import re
-import socket
 import sys
 import tempfile
 import time
@@ -19,22 +16,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
-from distributed import Client, KilledWorker, LocalCluster, as_completed
-from distributed.comm import get_address_host_port
 from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill import PapermillExecutionError, execute_notebook, inspect_notebook
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
-from . import __version__
 from .config import PRESETS, Config, UserError, nearest
 from .declaration import Study
 from .designs import Spec, expand
 from .files import write_atomically
-from .progress import Progress
-from .study import DIVERGED, runs_folder
+from .jobs import host_facts, reachable, run_jobs
+from .study import ended_record, runs_folder
 
 
 class WarmKernel(NBClientEngine):
@@ -111,7 +104,7 @@ def job_of(study: Study, spec: Spec, known: set[str]) -> dict[str, Any]:
 def execute(job: dict[str, Any]) -> dict[str, Any]:
     """Execute one run unless it is finished, and write its record -> the record; what goes wrong in a run is in it."""
     folder = Path(job["parameters"]["out"])
-    if finished := _record(folder):
+    if finished := ended_record(folder):
         return finished
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,15 +120,6 @@ def execute(job: dict[str, Any]) -> dict[str, Any]:
     return write_record(job, "failed" if error else "finished", error, time.monotonic() - started, result)
 
 
-def _record(folder: Path) -> dict[str, Any] | None:
-    """The record of a run that need not run again: a finished one, or one that diverged and would diverge again."""
-    path = folder / "record.json"
-    if not path.exists():
-        return None
-    record = json.loads(path.read_text())
-    return record if record["status"] == "finished" or record["error"].startswith(DIVERGED) else None
-
-
 def write_record(job: dict, status: str, error: str, seconds: float, result: dict) -> dict[str, Any]:
     """The record of a run: what it was, how it ended, what it measured, where and how long it ran."""
     record = {
@@ -144,13 +128,7 @@ def write_record(job: dict, status: str, error: str, seconds: float, result: dic
         "error": error,
         **result,
         "seconds": round(seconds, 2),
-        "hsetvae": __version__,
-        "torch": torch.__version__.partition("+")[0],
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "cores": os.cpu_count(),
-        "threads": int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())),
-        "date": f"{datetime.date.today():%Y-%m-%d}",
+        **host_facts(),
     }
     write_atomically(Path(job["parameters"]["out"]) / "record.json", json.dumps(record, indent=1).encode())
     return record
@@ -179,7 +157,7 @@ def jobs_of(study: Study, budget: str = "", design: str = "", index: int | None 
 def describe_run(study: Study, budget: str, design: str, index: int) -> str:
     """What the run at an index is: arm, replicate, id, state, settings, and the commands that make it."""
     (job,) = jobs_of(study, budget, design, index)
-    spec, record = expand(study, budget, design)[index], _record(Path(job["parameters"]["out"]))
+    spec, record = expand(study, budget, design)[index], ended_record(Path(job["parameters"]["out"]))
     design, budget = study.design(design).name, budget or study.design(design).budget
     options = {"source": "--data", "outcomes": "--outcomes"} if study.elsewhere else {}
     where = "".join(f" {options[name]} {file}" for name, file in spec.data.items() if name in options)
@@ -212,49 +190,15 @@ def run_study(
     Raises UserError when nothing answers there.
     """
     if scheduler is not None:
-        _reachable(scheduler)
+        reachable(scheduler)
     jobs = jobs_of(study, budget, design, index)
-    open_jobs = [job for job in jobs if _record(Path(job["parameters"]["out"])) is None]
-    if open_jobs:
-        # before any worker starts: two processes with default threads each are ten times slower than with one each
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-        os.environ["TQDM_DISABLE"] = "1"
-        cluster = scheduler or LocalCluster(
-            n_workers=min(workers, len(open_jobs)), threads_per_worker=1, processes=True, host="127.0.0.1",
-            dashboard_address="127.0.0.1:0", memory_limit=0,
-        )  # fmt: skip
-        with Client(cluster) as client:
-            _collect(client, open_jobs, len(jobs), progress)
-            if scheduler is None:
-                cluster.close()
+    open_jobs = [job for job in jobs if ended_record(Path(job["parameters"]["out"])) is None]
+    run_jobs(
+        execute, open_jobs, len(jobs), workers, scheduler, progress,
+        lost=lambda job, error: write_record(job, "failed", error, 0.0, {}),
+    )  # fmt: skip
     records = [json.loads((Path(job["parameters"]["out"]) / "record.json").read_text()) for job in jobs]
     failed = [(r, job) for r, job in zip(records, jobs, strict=True) if r["status"] != "finished"]
     for record, job in failed:
         print(f"failed: {job['name']}: {record['error']} ({job['parameters']['out']})", file=sys.stderr)
     return len(failed)
-
-
-def _reachable(address: str) -> None:
-    """UserError unless something answers at the address; Dask itself would wait for minutes and show a traceback."""
-    try:
-        socket.create_connection(get_address_host_port(address, strict=True), timeout=10).close()
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f'there is no Dask scheduler at "{address}" ({error}): start one with `dask scheduler`, and give the '
-            "address that it prints, tcp://host:port"
-        ) from None
-
-
-def _collect(client: Client, jobs: list[dict], total: int, progress: bool) -> None:
-    done = total - len(jobs)
-    # in order, so that an interrupted suite holds whole replicates
-    futures = {client.submit(execute, job, key=job["facts"]["id"], priority=-i): job for i, job in enumerate(jobs)}
-    with Progress(total, done, progress, "runs") as bar:
-        for future in as_completed(futures):
-            try:
-                future.result()
-                future.release()  # its record is on the disk; kept results are warned about at the end
-            except KilledWorker as error:
-                write_record(futures[future], "failed", f"KilledWorker: {error}".splitlines()[0], 0.0, {})
-            done += 1
-            bar.update(done, {})

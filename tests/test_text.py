@@ -30,7 +30,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LAYERS = [
     {"config"},
     {"files", "measures", "optim", "progress", "scores", "statistics", "plots"},
-    {"cohort", "download", "tables"},
+    {"cohort", "download", "jobs", "tables"},
     {"data"},
     {"attention"},
     {"summary"},

@@ -1,0 +1,200 @@
+"""Who competes in a suite: each kind of entrant is one function from stays and a split to probabilities.
+
+No entrant is given the outcomes of the test stays, so none can use them.  What selects (an epoch, a candidate) does so
+on the validation stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import loguniform, randint, uniform
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, ParameterSampler, PredefinedSplit
+
+from .baselines import boosting, fitted, learned_from, summary_features
+from .cohort import Cohort
+from .config import Config, UserError, stream
+from .data import Split, Standardiser
+from .designs import CODE
+from .evaluate import predict
+from .train import train
+
+# What the tuned boosting is drawn from, around the settings of the untuned one.
+SEARCHED = {
+    "learning_rate": loguniform(0.01, 0.1), "max_iter": randint(100, 800), "max_leaf_nodes": randint(4, 32),
+    "min_samples_leaf": randint(5, 80), "l2_regularization": loguniform(0.1, 100), "max_features": uniform(0.05, 0.45),
+}  # fmt: skip
+
+
+class Made(NamedTuple):
+    """What an entrant leaves: probabilities of the validation (n,) and the test stays (m,), and facts for its record.
+
+    The facts are parameters (None where a model has none to count), seconds_training and stays_per_second, and what
+    was chosen.
+    """
+
+    validation: np.ndarray
+    test: np.ndarray
+    facts: dict[str, Any]
+
+
+def compete(
+    kind: str, settings: dict[str, Any], cohort: Cohort, parts: Split, seed: int, folder: Path
+) -> tuple[Made, float]:
+    """Train and score one entrant on a split -> what it made, and the peak memory of it in MiB.
+
+    `folder` is its own: a training that is killed continues there.  Raises what the entrant raises.
+    """
+    outcome = cohort.outcome.copy()
+    outcome[parts.test] = np.nan
+    _forget_peak()
+    made = KINDS[kind].run(settings, dataclasses.replace(cohort, outcome=outcome), parts, seed, folder)
+    for name, probability in (("validation", made.validation), ("test", made.test)):
+        if not ((probability >= 0) & (probability <= 1)).all():
+            raise UserError(f"{kind} gave a {name} stay something that is no probability")
+    return made, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _forget_peak() -> None:
+    """Let Linux count this process's peak memory anew; elsewhere it counts from the start of the worker."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _timed(score: Callable[[np.ndarray], np.ndarray], index: np.ndarray) -> tuple[np.ndarray, float]:
+    """Probabilities of the stays `index`, and how many stays a second that were."""
+    started = time.perf_counter()
+    return score(index), len(index) / (time.perf_counter() - started)
+
+
+# --- simple models on summary features -------------------------------------------------------------------------------
+
+
+def _on_features(cohort: Cohort, parts: Split, both: Any, train: Any, used: np.ndarray, facts: dict) -> Made:
+    """A fit to the training stays scores the validation stays, a fit to both scores the test stays."""
+
+    def scored(model):
+        return lambda index: model.predict_proba(summary_features(cohort, index)[0][:, used])[:, 1]
+
+    validation, _ = _timed(scored(train), parts.validation)
+    test, rate = _timed(scored(both), parts.test)
+    return Made(validation, test, {"stays_per_second": rate, **facts})
+
+
+def _untuned(name: str) -> Callable[..., Made]:
+    def run(settings: dict, cohort: Cohort, parts: Split, seed: int, folder: Path) -> Made:
+        started = time.perf_counter()
+        X, outcome, used = learned_from(cohort, parts)
+        both = fitted(name, X, outcome, seed)
+        facts = {"seconds_training": time.perf_counter() - started, "parameters": _coefficients(both)}
+        train = fitted(name, X[: len(parts.train)], outcome[: len(parts.train)], seed)
+        return _on_features(cohort, parts, both, train, used, facts)
+
+    return run
+
+
+def _coefficients(model) -> int | None:
+    """Coefficients and intercept of a pipeline that ends in a linear model; trees have nothing comparable."""
+    last = model[-1] if hasattr(model, "steps") else model
+    return last.coef_.size + 1 if hasattr(last, "coef_") else None
+
+
+def _tuned(settings: dict, cohort: Cohort, parts: Split, seed: int, folder: Path) -> Made:
+    """Boosting with the best of `trials` candidates by the cross-entropy of the validation stays; the untuned settings
+    are the first candidate."""
+    started = time.perf_counter()
+    X, outcome, used = learned_from(cohort, parts)
+    drawn = ParameterSampler(SEARCHED, settings["trials"] - 1, random_state=stream(seed, "tuning") % 2**32)
+    candidates = [{name: [value] for name, value in one.items()} for one in [{}, *drawn]]
+    only = PredefinedSplit(np.repeat([-1, 0], [len(parts.train), len(parts.validation)]))
+    search = GridSearchCV(boosting(seed), candidates, scoring="neg_log_loss", cv=only).fit(X, outcome)
+    facts = {"seconds_training": time.perf_counter() - started, "parameters": None,
+             "chosen": json.dumps(search.best_params_, default=float)}  # fmt: skip
+    train = clone(search.best_estimator_).fit(X[: len(parts.train)], outcome[: len(parts.train)])
+    return _on_features(cohort, parts, search.best_estimator_, train, used, facts)
+
+
+# --- neural models ---------------------------------------------------------------------------------------------------
+
+
+def _model(settings: dict, cohort: Cohort, parts: Split, seed: int, folder: Path) -> Made:
+    """hsetvae with the whole configuration in `settings`; its run lies in folder/run and continues there."""
+    run = train(Config.from_dict(settings), cohort, parts, folder / "run", seed=seed, resume=True, progress=False)
+    done = [json.loads(path.read_text()) for path in run.folder.rglob("done.json")]  # pretraining has its own
+    facts = {"seconds_training": sum(d["seconds"] for d in done),
+             "parameters": sum(p.numel() for p in run.model.parameters())}  # fmt: skip
+    validation, _ = _timed(lambda index: predict(run, cohort, index), parts.validation)
+    test, rate = _timed(lambda index: predict(run, cohort, index), parts.test)
+    return Made(validation, test, {"stays_per_second": rate, **facts})
+
+
+def hourly(cohort: Cohort, standardiser: Standardiser, hours: int) -> np.ndarray:
+    """The last standardised value of each variable in each of the first `hours` hours -> (S, hours, V), NaN where none
+    was measured; what comes later belongs to the last hour."""
+    stay = np.repeat(np.arange(len(cohort)), np.diff(cohort.first_event[cohort.first_set]))
+    hour = np.repeat(cohort.hours, np.diff(cohort.first_event)).astype(int).clip(0, hours - 1)
+    X = np.full((len(cohort), hours, len(cohort.variables)), np.nan, dtype=np.float32)
+    X[stay, hour, cohort.variable] = standardiser.transform(cohort)  # events are in time: the last one stays
+    return X
+
+
+def _grud(settings: dict, cohort: Cohort, parts: Split, seed: int, folder: Path) -> Made:
+    """GRU-D (Che et al. 2018) of PyPOTS on hourly values; its best epoch is chosen on the validation stays."""
+    try:
+        from pypots.classification import GRUD
+        from pypots.utils.random import set_random_seed
+    except ImportError:
+        raise UserError("GRU-D comes from PyPOTS, which is not installed: pip install 'hsetvae[peers]'") from None
+    set_random_seed(stream(seed, "gru-d") % 2**31)
+    started = time.perf_counter()
+    settings = dict(settings)
+    hours, standardiser = settings.pop("hours"), Standardiser.fit(cohort, parts.train)
+    X = hourly(cohort, standardiser, hours)
+
+    def known(index):
+        return {"X": X[index], "y": cohort.outcome[index].astype(int)}
+
+    model = GRUD(n_steps=hours, n_features=X.shape[2], n_classes=2, verbose=False, **settings)
+    model.fit(known(parts.train), known(parts.validation))
+    facts = {"seconds_training": time.perf_counter() - started,
+             "parameters": sum(p.numel() for p in model.model.parameters())}  # fmt: skip
+
+    def scored(index):
+        grid = hourly(cohort.subset(index), standardiser, hours)
+        return np.asarray(model.predict_proba({"X": grid}), dtype=np.float64)[:, 1]
+
+    validation, _ = _timed(scored, parts.validation)
+    test, rate = _timed(scored, parts.test)
+    return Made(validation, test, {"stays_per_second": rate, **facts})
+
+
+# --- what there is ---------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """How a kind of entrant runs, and the modules whose code decides its probabilities."""
+
+    run: Callable[..., Made]
+    modules: tuple[str, ...]
+
+
+_READING = ("cohort", "config", "data", "entrants", "events", "gather", "mapped", "tables")
+_SIMPLE = tuple(sorted({*_READING, "baselines"}))
+KINDS = {
+    "logistic": Kind(_untuned("logistic"), _SIMPLE),
+    "boosting": Kind(_untuned("boosting"), _SIMPLE),
+    "tuned boosting": Kind(_tuned, _SIMPLE),
+    "gru-d": Kind(_grud, _READING),
+    "model": Kind(_model, tuple(sorted({*_READING, *CODE}))),
+}

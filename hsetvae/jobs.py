@@ -1,0 +1,87 @@
+"""Many jobs side by side on Dask: a killed worker costs the repetition of one job, and a job is safe to call again."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from distributed import Client, KilledWorker, LocalCluster, as_completed
+from distributed.comm import get_address_host_port
+
+from . import __version__
+from .config import UserError
+from .progress import Progress
+
+Job = dict[str, Any]  # plain values; job["facts"]["id"] is its own
+
+
+def host_facts() -> dict[str, Any]:
+    """Versions, machine and date, for the record of a run: equal settings give equal numbers where these are equal."""
+    return {
+        "hsetvae": __version__,
+        "torch": torch.__version__.partition("+")[0],
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "threads": int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())),
+        "date": f"{datetime.date.today():%Y-%m-%d}",
+    }
+
+
+def run_jobs(
+    execute: Callable[[Job], dict],
+    jobs: list[Job],
+    total: int,
+    workers: int,
+    scheduler: str | None = None,
+    progress: bool = True,
+    lost: Callable[[Job, str], object] = lambda job, error: None,
+    said: Callable[[int, dict], str] = lambda done, result: "",
+) -> None:
+    """Call `execute` for every job, in order, of a suite of `total` ones whose others are done.
+
+    `workers` processes with cores ÷ workers threads each, or the Dask cluster at `scheduler` (tcp://host:port).
+    `lost(job, error)` is called for a job that killed its worker again and again, `said(done, result)` gives the words
+    beside the progress.
+    """
+    if not jobs:
+        return
+    # before any worker starts: two processes with default threads each are ten times slower than with one each
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    os.environ["TQDM_DISABLE"] = "1"
+    cluster = scheduler or LocalCluster(
+        n_workers=min(workers, len(jobs)), threads_per_worker=1, processes=True, host="127.0.0.1",
+        dashboard_address="127.0.0.1:0", memory_limit=0,
+    )  # fmt: skip
+    with Client(cluster) as client:
+        done = total - len(jobs)
+        # in order, so that an interrupted suite holds whole replicates
+        futures = {client.submit(execute, job, key=job["facts"]["id"], priority=-i): job for i, job in enumerate(jobs)}
+        with Progress(total, done, progress, "runs") as bar:
+            for future in as_completed(futures):
+                text = ""
+                done += 1
+                try:
+                    text = said(done, future.result())
+                    future.release()  # its record is on the disk; kept results are warned about at the end
+                except KilledWorker as error:
+                    lost(futures[future], f"KilledWorker: {error}".splitlines()[0])
+                bar.update(done, {}, text)
+        if scheduler is None:
+            cluster.close()
+
+
+def reachable(address: str) -> None:
+    """UserError unless something answers at the address; Dask itself would wait for minutes and show a traceback."""
+    try:
+        socket.create_connection(get_address_host_port(address, strict=True), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f'there is no Dask scheduler at "{address}" ({error}): start one with `dask scheduler`, and give the '
+            "address that it prints, tcp://host:port"
+        ) from None
