@@ -186,12 +186,13 @@ def _data_key(study: Study, data: dict[str, Any]) -> str:
                 raise UserError(
                     f"the study's data {path} does not exist: write it with `hsetvae data`, or change [data] {name}"
                 )
-            contents.append(_file_hash(path, path.stat().st_mtime_ns))
+            contents.append(file_hash(path, path.stat().st_mtime_ns))
     return content_hash([{name: value for name, value in data.items() if name not in files}, *contents])
 
 
 @functools.lru_cache
-def _file_hash(path: Path, modified: int) -> str:
+def file_hash(path: Path, modified: int) -> str:
+    """Hash of a file's content; `modified`, its time of change in ns, tells when to read it again."""
     return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
 
 

@@ -139,13 +139,14 @@ def _model(settings: dict, cohort: Cohort, parts: Split, seed: int, folder: Path
 
 
 def hourly(cohort: Cohort, standardiser: Standardiser, hours: int) -> np.ndarray:
-    """The last standardised value of each variable in each of the first `hours` hours -> (S, hours, V), NaN where none
-    was measured; what comes later belongs to the last hour."""
+    """Mean standardised value of each variable in each of the first `hours` hours -> (S, hours, V) float32, NaN where
+    none was measured; what comes later belongs to the last hour."""
+    shape = len(cohort), hours, len(cohort.variables)
     stay = np.repeat(np.arange(len(cohort)), np.diff(cohort.first_event[cohort.first_set]))
     hour = np.repeat(cohort.hours, np.diff(cohort.first_event)).astype(int).clip(0, hours - 1)
-    X = np.full((len(cohort), hours, len(cohort.variables)), np.nan, dtype=np.float32)
-    X[stay, hour, cohort.variable] = standardiser.transform(cohort)  # events are in time: the last one stays
-    return X
+    cell = np.ravel_multi_index((stay, hour, cohort.variable), shape)
+    total, count = (np.bincount(cell, w, minlength=np.prod(shape)) for w in (standardiser.transform(cohort), None))
+    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0).reshape(shape).astype(np.float32)
 
 
 def _grud(settings: dict, cohort: Cohort, parts: Split, seed: int, folder: Path) -> Made:

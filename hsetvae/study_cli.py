@@ -1,7 +1,11 @@
-"""The commands of `hsetvae study`: run a declared study, and read what its records say."""
+"""The commands `hsetvae study …`: run, status, report and publish, of a declared study or of a suite of models.
+
+Imports that cost seconds happen inside the commands.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,13 +13,23 @@ import typer
 
 from .config import UserError
 
-study_app = typer.Typer(no_args_is_help=True, help="Run a declared study and read its verdicts.")
+study_app = typer.Typer(
+    no_args_is_help=True, help="Run a declared study, or a comparison of models (--suite), and read what it shows."
+)
 
 OutcomesOption = Annotated[
     Path | None, typer.Option(help="Table stay, outcome; not needed when the events carry their outcomes.")
 ]
 StudyOption = Annotated[Path, typer.Option("--study", help="The declared study.")]
-DesignOption = Annotated[str, typer.Option(help="A design of the study: factorial, add, leave, roadmap, controls.")]
+SuiteOption = Annotated[
+    str, typer.Option("--suite", help="Instead of a study: models on the same splits, for example challenge2012.")
+]
+DesignOption = Annotated[
+    str,
+    typer.Option(
+        help="A design of the study: factorial, add, leave, roadmap, controls; or of the suite: table, ladder."
+    ),
+]
 BudgetOption = Annotated[str, typer.Option(help="A budget of the study, for example smoke; empty: the design's own.")]
 OtherDataOption = Annotated[str, typer.Option("--data", help="An event table in place of the declared data.")]
 STUDY = Path("ablations/study.toml")
@@ -32,6 +46,18 @@ def _study(path: Path, data: str, outcomes: Path | None):
     return load_study(path, data, outcomes)
 
 
+def _suite(name: str, data: str, outcomes: Path | None, **of_studies: object):
+    """The declared suite of `--suite`; UserError for an option that suites do not have."""
+    from .suite import load_suite
+
+    for option, given in of_studies.items():
+        if given not in (None, "", False):
+            raise UserError(
+                f"--{option} is for studies: a suite has entrants and splits, and --design picks among them"
+            )
+    return load_suite(name, data, outcomes)
+
+
 @study_app.command("run")
 def study_run(
     study: StudyOption = STUDY,
@@ -43,10 +69,18 @@ def study_run(
     show: Annotated[bool, typer.Option("--print", help="Say what the run at --index is, and run nothing.")] = False,
     workers: Annotated[int, typer.Option(min=0, help="Runs side by side; 0 = one per core.")] = 0,
     scheduler: Annotated[str | None, typer.Option(help="Use a Dask cluster: tcp://host:port")] = None,
+    suite: SuiteOption = "",
 ) -> None:
-    """Run what is missing, then print the verdicts.  Can be interrupted and called again."""
-    import os
+    """Run what is missing, then print the verdicts or the table.  Can be interrupted and called again."""
+    workers = workers or os.cpu_count() or 1
+    if suite:
+        from .standings import report as table
+        from .suite import run_suite
 
+        compared = _suite(suite, data, outcomes, budget=budget, index=index, print=show)
+        failures = run_suite(compared, workers, scheduler, design)
+        print(table(compared, design))
+        raise typer.Exit(1 if failures else 0)
     from .study import report
     from .sweep import describe_run, run_study
 
@@ -56,7 +90,7 @@ def study_run(
     if show:
         print(describe_run(declared, budget, design, index))
         return
-    failures = run_study(declared, budget, workers or os.cpu_count() or 1, scheduler, design=design, index=index)
+    failures = run_study(declared, budget, workers, scheduler, design=design, index=index)
     print(report(declared, budget, design) if index is None else describe_run(declared, budget, design, index))
     if failures:
         raise typer.Exit(1)
@@ -69,8 +103,14 @@ def study_status(
     budget: BudgetOption = "",
     data: OtherDataOption = "",
     outcomes: OutcomesOption = None,
+    suite: SuiteOption = "",
 ) -> None:
     """Which runs are finished, failed or missing."""
+    if suite:
+        from .standings import status as states
+
+        print(states(_suite(suite, data, outcomes, budget=budget), design))
+        return
     from .study import status
 
     print(status(_study(study, data, outcomes), budget, design).to_string(index=False))
@@ -83,8 +123,14 @@ def study_report(
     budget: BudgetOption = "",
     data: OtherDataOption = "",
     outcomes: OutcomesOption = None,
+    suite: SuiteOption = "",
 ) -> None:
     """The verdicts on all claims, or with --design or --budget those of one design, from the records."""
+    if suite:
+        from .standings import report as table
+
+        print(table(_suite(suite, data, outcomes, budget=budget), design))
+        return
     from .study import report
     from .verdicts import as_text, verdicts
 
@@ -99,8 +145,14 @@ def study_publish(
     budget: BudgetOption = "",
     data: OtherDataOption = "",
     outcomes: OutcomesOption = None,
+    suite: SuiteOption = "",
 ) -> None:
     """Copy the finished records to the table that is committed and that the book reads, and renew the verdicts."""
+    if suite:
+        from .standings import publish as keep
+
+        print(keep(_suite(suite, data, outcomes, budget=budget), design))
+        return
     from .study import publish
     from .verdicts import publish_verdicts
 

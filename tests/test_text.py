@@ -29,7 +29,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # A module may import from the lines above its own and from nothing else.
 LAYERS = [
     {"config"},
-    {"files", "measures", "optim", "progress", "scores", "statistics", "plots"},
+    {"challenge", "files", "measures", "optim", "progress", "scores", "statistics", "plots"},
     {"cohort", "download", "jobs", "tables"},
     {"data"},
     {"attention"},
@@ -45,8 +45,9 @@ LAYERS = [
     {"advice", "declaration"},
     {"monitor", "report", "designs"},
     {"train"},
-    {"study"},
-    {"sweep", "verdicts"},
+    {"entrants", "study"},
+    {"suite", "sweep", "verdicts"},
+    {"standings"},
     {"study_cli"},
     {"api", "cli"},
 ]

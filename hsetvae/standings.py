@@ -1,0 +1,213 @@
+"""From the records of a suite to its table: scores of every entrant, paired comparisons, and their words.
+
+Everything is computed from the probabilities that were kept, so a new score or an average needs no training.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from . import scores
+from .challenge import best_threshold, event1, hosmer_lemeshow
+from .config import UserError
+from .files import write_atomically
+from .statistics import ALPHA, Comparison, compare, detectable
+from .suite import AVERAGE, Entrant, Suite, jobs_of, record_of, seconds_left, span
+
+# name -> title, whether more is better (1) or less (-1), unit of the table: AUROC 0.880 is printed as 88.0
+METRICS = {
+    "auroc": ("AUROC", 1, 100), "auprc": ("AUPRC", 1, 100), "brier": ("Brier", -1, 100), "ece": ("ECE", -1, 100),
+    "event1": ("Event 1", 1, 100), "h": ("H", -1, 1),
+}  # fmt: skip
+COST = ("seconds", "seconds_training", "peak_mib", "parameters", "stays_per_second")
+
+Probabilities = dict[str, np.ndarray]  # validation, test: probabilities, and each with _index and _outcome
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+
+def scores_of(kept: Probabilities) -> dict[str, float]:
+    """METRICS on the test stays, with `validation_` in front on the validation stays, and the threshold of Event 1.
+
+    The threshold is the best one of the validation stays, for both parts.
+    """
+    threshold = best_threshold(kept["validation_outcome"], kept["validation"])
+    found = {"threshold": threshold}
+    for part, before in (("validation", "validation_"), ("test", "")):
+        outcome, p = kept[f"{part}_outcome"], kept[part]
+        values = {name: getattr(scores, name)(outcome, p) for name in ("auroc", "auprc", "brier", "ece")}
+        values |= {"event1": event1(outcome, p, threshold), "h": hosmer_lemeshow(outcome, p)}
+        found |= {before + name: values[name] for name in METRICS}
+    return found
+
+
+def averaged(parts: list[Probabilities]) -> Probabilities:
+    """The mean of the probabilities of several entrants on the same split.  UserError when the stays differ."""
+    for name in ("validation_index", "test_index"):
+        if any(not np.array_equal(part[name], parts[0][name]) for part in parts):
+            raise UserError("these probabilities are of different stays: an average needs one split")
+    return parts[0] | {name: np.mean([part[name] for part in parts], axis=0) for name in ("validation", "test")}
+
+
+def rows_of(suite: Suite, design: str = "") -> pd.DataFrame:
+    """One row per entrant and split of a design that has ended on this machine, averages last.
+
+    Columns design, entrant, those of the record, test_stays and `scores_of`; scores of failed runs are NaN.
+    """
+    design, splits, entrants = suite.design(design)
+    rows, kept = [], {}
+    for job in jobs_of(suite, design):
+        folder = Path(job["out"])
+        if record := record_of(job):
+            place = job["entrant"], record["seed"]
+            if record["status"] == "finished":
+                with np.load(folder / "probabilities.npz") as stored:
+                    kept[place] = dict(stored)
+            rows.append(_row(design, job["entrant"], record, kept.get(place)))
+    costs = {(row["entrant"], row["seed"]): row for row in rows}
+    for e in (e for e in entrants if e.kind == AVERAGE):
+        for seed in range(splits):
+            parts = [(name, seed) for name in e.of]
+            if all(part in kept for part in parts):
+                rows.append(_row(design, e.name, _average_record(e, [costs[part] for part in parts]),
+                                 averaged([kept[part] for part in parts])))  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _row(design: str, entrant: str, record: dict, kept: Probabilities | None) -> dict:
+    found = {"test_stays": len(kept["test"]), **scores_of(kept)} if kept else {}
+    return {"design": design, "entrant": entrant, **record, **found}
+
+
+def _average_record(entrant: Entrant, parts: list[dict]) -> dict:
+    """The record of an average: what its parts cost together."""
+    cost = {name: sum(part.get(name) or math.nan for part in parts) for name in ("seconds", "seconds_training")}
+    rate = 1 / sum(1 / part["stays_per_second"] for part in parts)
+    return {"id": "+".join(part["id"] for part in parts), "kind": AVERAGE, "seed": parts[0]["seed"],
+            "status": "finished", "error": "", "stays_per_second": rate, **cost}  # fmt: skip
+
+
+# --- comparisons -----------------------------------------------------------------------------------------------------
+
+
+def standings(suite: Suite, rows: pd.DataFrame, design: str = "") -> pd.DataFrame:
+    """One line per entrant of a design and metric: mean and SD over the splits, and the paired difference.
+
+    Columns entrant, title, metric, mean, sd, n, failed, against, and of the difference to the entrant `against`
+    (NaN without one) estimate, low, high (95 % t interval), p (exact sign flips), pairs, and `words`.
+    `rows` are those of `rows_of`, or of the published table.
+    """
+    design, _, entrants = suite.design(design)
+    rows, lines = rows[rows["design"] == design], []
+    titles = {e.name: e.title for e in entrants}
+    for e in entrants:
+        own = rows[rows["entrant"] == e.name].set_index("seed")
+        for metric in METRICS:
+            values = own.reindex(columns=[metric])[metric].astype(float)
+            line = {"entrant": e.name, "title": e.title, "metric": metric, "mean": values.mean(), "sd": values.std(),
+                    "n": int(values.count()), "failed": int((own["status"] != "finished").sum()), "words": "",
+                    "against": e.against}  # fmt: skip
+            if e.against:
+                other = rows[rows["entrant"] == e.against].set_index("seed").reindex(columns=[metric])[metric]
+                c = compare((values - other).dropna().sort_index())
+                line |= {"estimate": c.estimate, "low": c.low, "high": c.high, "p": c.p, "pairs": c.n}
+                line["words"] = wording(metric, c, titles[e.against])
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def wording(metric: str, c: Comparison, against: str) -> str:
+    """What a paired comparison says: the 95 % t interval decides, and it is said where sign flips do not agree."""
+    _, better, unit = METRICS[metric]
+    if c.n < 2:
+        return f"not compared with {against} at n={c.n}"
+    if not (c.low > 0 or c.high < 0):
+        seen = detectable(c.sd, c.n) * unit
+        return f"not told apart from {against}" + (f" (could have seen {seen:.2g})" if seen < math.inf else "")
+    least = 2 / 2**c.n  # p of the sign flips when all splits agree
+    doubt = (
+        ""
+        if c.p < ALPHA
+        else ", p by sign flips is above"
+        if least < ALPHA
+        else f", p is at least {least:g} at n={c.n}"
+    )
+    return f"{'better' if np.sign(c.estimate) == better else 'worse'} than {against}{doubt}"
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def rows_at_hand(suite: Suite, design: str = "") -> pd.DataFrame:
+    """The rows of a design from this machine's records, or else the published ones, which need no data."""
+    design, path = suite.design(design)[0], published(suite)
+    rows = rows_of(suite, design) if suite.data.is_file() or not path.exists() else pd.DataFrame()
+    if not len(rows) and path.exists():
+        rows = pd.read_csv(path, dtype={"id": str})
+        rows = rows[rows["design"] == design]
+    if not len(rows):
+        raise UserError(f"no run of design {design} has ended: hsetvae study run --suite {suite.name} --data FILE")
+    return rows
+
+
+def report(suite: Suite, design: str = "") -> str:
+    """The table of a design and its comparisons as text, with what failed and what is missing."""
+    design, splits, entrants = suite.design(design)
+    rows = rows_at_hand(suite, design)
+    table = standings(suite, rows, design)
+    wide = max(len(e.title) for e in entrants) + 2
+    lines = [f"{suite.title}: design {design}, {splits} splits, mean ± SD", ""]
+    lines += [" " * wide + "".join(f"{title:>14}" for title, _, _ in METRICS.values()) + f"{'n':>5}{'minutes':>9}"]
+    for e in entrants:
+        cells = table[table["entrant"] == e.name].set_index("metric")
+        shown = (
+            f"{cells.at[m, 'mean'] * unit:.2f} ± {cells.at[m, 'sd'] * unit:.2f}" for m, (_, _, unit) in METRICS.items()
+        )
+        minutes = rows.loc[rows["entrant"] == e.name, "seconds"].mean() / 60
+        lines.append(f"{e.title:{wide}}" + "".join(f"{x:>14}" for x in shown) + f"{cells['n'].max():>5}{minutes:>9.1f}")
+    lines += ["", "paired differences: 95 % t interval, exact sign-flip p"]
+    for e in (e for e in entrants if e.against):
+        lines += [f"{e.title}"]
+        for row in table[table["entrant"] == e.name].itertuples():
+            title, _, unit = METRICS[row.metric]
+            numbers = f"{row.estimate * unit:+.2f} [{row.low * unit:+.2f}, {row.high * unit:+.2f}], p {row.p:.3g}"
+            lines.append(f"  {title:8} {numbers}, n={row.pairs}: {row.words}")
+    failed = rows[rows["status"] != "finished"]
+    lines += ["", f"{len(failed)} runs failed, {_missing(suite, rows, design)} are missing"]
+    return "\n".join([*lines, *(f"  {row.entrant}, split {row.seed}: {row.error}" for row in failed.itertuples())])
+
+
+def _missing(suite: Suite, rows: pd.DataFrame, design: str) -> int:
+    _, splits, entrants = suite.design(design)
+    there = set(zip(rows["entrant"], rows["seed"], strict=True)) if len(rows) else set()
+    return len({(e.name, seed) for e in entrants if e.kind != AVERAGE for seed in range(splits)} - there)
+
+
+def status(suite: Suite, design: str = "") -> str:
+    """Number of runs per entrant that are finished, failed or missing on this machine, and what is left, as text."""
+    rows = [(job["entrant"], r["status"] if (r := record_of(job)) else "missing") for job in jobs_of(suite, design)]
+    table = pd.crosstab(*zip(*rows, strict=True), rownames=["entrant"], colnames=["state"]).reset_index()
+    left = f"about {span(seconds_left(suite, design))} left, one run after another"
+    return f"{table.to_string(index=False)}\n{left if 'missing' in table else 'nothing is missing'}"
+
+
+def published(suite: Suite) -> Path:
+    return suite.folder / "results" / f"{suite.name}_suite.csv"
+
+
+def publish(suite: Suite, design: str = "") -> str:
+    """Write the rows of a design to results/NAME_suite.csv, which is committed and which the book reads; those of the
+    other designs stay.  UserError while runs are missing."""
+    design, rows, path = suite.design(design)[0], rows_of(suite, design), published(suite)
+    if missing := _missing(suite, rows, design):
+        raise UserError(f"{missing} runs are missing: run the suite first")
+    if path.exists():
+        before = pd.read_csv(path, dtype={"id": str})
+        rows = pd.concat([rows, before[before["design"] != design]])
+    write_atomically(path, rows.to_csv(index=False, float_format="%.6g").encode())
+    return f"wrote {path}: {len(rows)} rows"

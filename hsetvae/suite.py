@@ -1,0 +1,307 @@
+"""A suite: models that compete on the same splits of one table, declared in a file, run, and recorded.
+
+A record is one entrant on one split: record.json says what it was and what it cost, probabilities.npz keeps what it
+predicted for every validation and test stay.  Scores, averages and comparisons are computed from these.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import json
+import os
+import sys
+import time
+import tomllib
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .cohort import Cohort
+from .config import PRESETS, UserError, nearest
+from .data import split
+from .declaration import content_hash
+from .designs import file_hash, modules_hash
+from .entrants import KINDS, compete
+from .events import read_cohort
+from .files import write_atomically
+from .jobs import host_facts, reachable, run_jobs
+from .study import ended_record, runs_folder
+
+AVERAGE = "average"  # the kind of an entrant without a run of its own: the mean of the probabilities of others
+CORE = "core"  # the model of a ladder without all of its ingredients
+
+
+# --- declaration -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One row of the table: a kind of `entrants.KINDS` with settings, or the average of the entrants `of`.
+
+    A "model" starts from `preset`.  It is compared with the entrant `against`.
+    """
+
+    name: str
+    title: str
+    kind: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    preset: str = ""
+    of: tuple[str, ...] = ()
+    against: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Suite:
+    """A declaration as read from TOML.  `folder` holds results/ and runs/, `designs` says how many splits each has."""
+
+    folder: Path
+    name: str
+    title: str
+    data: Path
+    outcomes: Path | None
+    groups: tuple[str, ...]
+    shares: tuple[float, float, float]
+    designs: dict[str, tuple[int, tuple[Entrant, ...]]]  # name -> number of splits, entrants
+
+    def design(self, name: str = "") -> tuple[str, int, tuple[Entrant, ...]]:
+        """Name, number of splits and entrants of a design; the first one when the name is empty."""
+        name = name or next(iter(self.designs))
+        if name not in self.designs:
+            raise UserError(
+                f'this suite has no design "{name}"{nearest(name, self.designs)}: {", ".join(self.designs)}'
+            )
+        return name, *self.designs[name]
+
+
+def load_suite(name: str, data: str = "", outcomes: str | os.PathLike | None = None) -> Suite:
+    """Read ablations/NAME.toml, or the file `name`; `data` and `outcomes` put other tables in the declared one's place.
+
+    Raises UserError with the table and the key that are wrong.
+    """
+    path = Path(name) if name.endswith(".toml") else Path("ablations", f"{name}.toml")
+    if not path.is_file():
+        raise UserError(f"{path} is not a file: give a declared suite, or call from the project's folder")
+    try:
+        declared = tomllib.loads(path.read_text())
+        entrants = [_entrant(path, name, table) for name, table in declared["entrants"].items()]
+        against, folder = declared["against"], path.resolve().parent
+        table = tuple(dataclasses.replace(e, against=against if e.name != against else "") for e in entrants)
+        designs = {"table": (declared["splits"], table)}
+        if "ladder" in declared:
+            designs["ladder"] = declared["ladder"]["splits"], _ladder(path, declared["ladder"], table)
+        suite = Suite(
+            folder=folder, name=path.stem, title=declared["title"], data=_place(folder, declared["data"], data),
+            outcomes=Path(outcomes).resolve() if outcomes else None, groups=tuple(declared.get("groups", ())),
+            shares=tuple(declared["shares"]), designs=designs,
+        )  # fmt: skip
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+    except KeyError as error:
+        raise UserError(f"{path} lacks the entry {error}") from None
+    for _, entrants in designs.values():
+        _check(path, entrants)
+    return suite
+
+
+def _place(folder: Path, declared: str, other: str) -> Path:
+    return Path(other).resolve() if other else (folder / declared).resolve()
+
+
+def _entrant(path: Path, name: str, table: dict) -> Entrant:
+    fields = {f.name: f for f in dataclasses.fields(Entrant)}
+    for key in table:
+        if key not in fields:
+            raise UserError(f'{path}, [entrants.{name}]: unknown key "{key}"{nearest(key, fields)}')
+    entrant = Entrant(name=name, **{key: tuple(v) if isinstance(v, list) else v for key, v in table.items()})
+    if entrant.kind not in (*KINDS, AVERAGE):
+        raise UserError(
+            f'{path}, [entrants.{name}]: kind "{entrant.kind}" is not one of {", ".join([*KINDS, AVERAGE])}'
+        )
+    if entrant.kind == "model":
+        _config(path, entrant)
+    return entrant
+
+
+def _config(path: Path, entrant: Entrant):
+    if entrant.preset not in PRESETS:
+        raise UserError(f'{path}, {entrant.name}: preset "{entrant.preset}" is not one of {", ".join(PRESETS)}')
+    try:
+        return PRESETS[entrant.preset].but(**entrant.settings)
+    except UserError as error:
+        raise UserError(f"{path}, {entrant.name}: {error}") from None
+
+
+def _ladder(path: Path, ladder: dict, table: tuple[Entrant, ...]) -> tuple[Entrant, ...]:
+    """The whole model, it without each ingredient, the model without all of them, and that with each one added."""
+    whole = next((e for e in table if e.name == ladder["whole"]), None)
+    if whole is None or whole.kind != "model":
+        raise UserError(f'{path}, [ladder]: whole = "{ladder["whole"]}" is not an entrant of kind "model"')
+    present, off = _config(path, whole), {}
+    for name, ingredient in ladder["ingredients"].items():
+        arm = dataclasses.replace(
+            whole, name=f"[ladder.ingredients.{name}]", settings=whole.settings | ingredient["off"]
+        )
+        if _config(path, arm) == present:
+            raise UserError(f"{path}, [ladder.ingredients.{name}] changes nothing: it is off in {whole.name}")
+        if twice := off.keys() & ingredient["off"].keys():
+            raise UserError(f"{path}, [ladder.ingredients.{name}]: {min(twice)} belongs to another ingredient, too")
+        off |= ingredient["off"]
+
+    def arm(name: str, title: str, settings: dict, against: str) -> Entrant:
+        return Entrant(name, title, "model", whole.settings | settings, whole.preset, (), against)
+
+    arms = [dataclasses.replace(whole, against=""), arm(CORE, f"{whole.title} without all of these", off, whole.name)]
+    for name, one in ladder["ingredients"].items():
+        kept = {key: value for key, value in off.items() if key not in one["off"]}
+        arms += [
+            arm(f"without {name}", f"without {one['title']}", one["off"], whole.name),
+            arm(f"{CORE} + {name}", f"only {one['title']}", kept, CORE),
+        ]
+    return tuple(arms)
+
+
+def _check(path: Path, entrants: tuple[Entrant, ...]) -> None:
+    names = [e.name for e in entrants if e.kind != AVERAGE]
+    for e in entrants:
+        if unknown := [name for name in (*e.of, *filter(None, [e.against])) if name not in names]:
+            raise UserError(
+                f'{path}, {e.name}: there is no entrant "{unknown[0]}" with a run{nearest(unknown[0], names)}'
+            )
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def jobs_of(suite: Suite, design: str = "") -> list[dict[str, Any]]:
+    """Everything that workers need for the runs of a design, split by split: an interrupted suite holds whole splits.
+
+    UserError when the table is absent.
+    """
+    _, splits, entrants = suite.design(design)
+    files = {"data": _file_key(suite.data), "outcomes": suite.outcomes and _file_key(suite.outcomes)}
+    jobs = []
+    for seed in range(splits):
+        for e in (e for e in entrants if e.kind != AVERAGE):
+            settings = PRESETS[e.preset].but(**e.settings).to_dict() if e.kind == "model" else e.settings
+            code = modules_hash(KINDS[e.kind].modules)
+            id_ = content_hash([e.kind, settings, seed, suite.shares, suite.groups, files, code])
+            facts = {"id": id_, "kind": e.kind, "seed": seed, "settings": json.dumps(e.settings), "preset": e.preset}
+            jobs.append({
+                "facts": facts, "entrant": e.name, "settings": settings, "data": str(suite.data),
+                "outcomes": str(suite.outcomes or ""), "groups": suite.groups, "shares": suite.shares,
+                "out": str((runs_folder(suite) / id_).resolve()),
+            })  # fmt: skip
+    return jobs
+
+
+def _file_key(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(
+            f"{path} does not exist: write it with `hsetvae data physionet2012 --sets a,b --out FILE`, and name it "
+            "with --data FILE"
+        )
+    return file_hash(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)
+def _cohort(data: str, outcomes: str, groups: tuple[str, ...]) -> Cohort:
+    """The stays with a known outcome of some groups; a worker reads them once."""
+    cohort, _ = read_cohort(data, outcomes or None)
+    if groups and cohort.group is None:
+        raise UserError(f"{data} has no column group, and the suite wants groups {', '.join(groups)}")
+    known = np.zeros(len(cohort), dtype=bool) if cohort.outcome is None else ~np.isnan(cohort.outcome)
+    index = np.flatnonzero(known & (np.isin(cohort.group, groups) if groups else True))
+    if not len(index):
+        raise UserError(f"{data} has no stay with a known outcome" + (f" in groups {', '.join(groups)}" * bool(groups)))
+    return cohort.subset(index)
+
+
+def execute(job: dict[str, Any]) -> dict[str, Any]:
+    """Run one entrant on one split unless its record is there -> its record; what goes wrong is in it."""
+    folder, seed = Path(job["out"]), job["facts"]["seed"]
+    if finished := ended_record(folder):
+        return finished
+    started, found, error = time.monotonic(), {}, ""
+    try:
+        cohort = _cohort(job["data"], job["outcomes"], tuple(job["groups"]))
+        parts = split(cohort, seed, tuple(job["shares"]))
+        made, peak = compete(job["facts"]["kind"], job["settings"], cohort, parts, seed, folder)
+        kept = {"validation": made.validation, "test": made.test, "validation_index": parts.validation,
+                "test_index": parts.test, "validation_outcome": cohort.outcome[parts.validation],
+                "test_outcome": cohort.outcome[parts.test]}  # fmt: skip
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **kept)
+        write_atomically(folder / "probabilities.npz", buffer.getvalue())
+        found = {**made.facts, "peak_mib": round(peak), "train_stays": len(parts.train)}
+    except Exception as problem:  # whatever a library raises is the result of this entrant, and the others go on
+        error = f"{type(problem).__name__}: {problem}".splitlines()[0]
+        write_atomically(folder / "error.txt", traceback.format_exc().encode())
+    return write_record(job, error, time.monotonic() - started, found)
+
+
+def write_record(job: dict, error: str, seconds: float, found: dict) -> dict[str, Any]:
+    """The record of a run, written last: without it the run is not finished."""
+    status = {"status": "failed" if error else "finished", "error": error, "seconds": round(seconds, 2)}
+    record = {**job["facts"], **status, **found, **host_facts()}
+    write_atomically(Path(job["out"]) / "record.json", json.dumps(record, indent=1).encode())
+    return record
+
+
+def run_suite(suite: Suite, workers: int, scheduler: str | None = None, design: str = "", progress: bool = True) -> int:
+    """Run every entrant of a design on every split that has no record yet; returns how many failed.
+
+    `workers` and `scheduler` are those of `run_jobs`.  Safe to interrupt and to call again.
+    """
+    if scheduler is not None:
+        reachable(scheduler)
+    jobs = list({job["facts"]["id"]: job for job in jobs_of(suite, design)}.values())
+    waiting = {job["facts"]["id"]: job for job in jobs if ended_record(Path(job["out"])) is None}
+    names = {job["facts"]["id"]: job["entrant"] for job in jobs}
+
+    def said(done: int, record: dict) -> str:
+        waiting.pop(record["id"], None)
+        ended = f"{names[record['id']]}, split {record['seed']}: {record['status']} in {span(record['seconds'])}"
+        return f"{ended}; about {span(seconds_left(suite, design) / workers)} left"
+
+    run_jobs(execute, list(waiting.values()), len(jobs), workers, scheduler, progress,
+             lost=lambda job, error: write_record(job, error, 0.0, {}), said=said)  # fmt: skip
+    failed = [(job, r) for job in jobs if (r := record_of(job)) is None or r["status"] != "finished"]
+    for job, record in failed:
+        print(
+            f"failed: {job['entrant']}, split {job['facts']['seed']}: {record['error']} ({job['out']})", file=sys.stderr
+        )
+    return len(failed)
+
+
+def span(seconds: float) -> str:
+    """A duration for people."""
+    if np.isnan(seconds):
+        return "an unknown time"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{seconds:.0f} s" if seconds < 100 else f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+def record_of(job: dict) -> dict[str, Any] | None:
+    """The record of a job that has ended, well or not."""
+    path = Path(job["out"]) / "record.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def seconds_left(suite: Suite, design: str = "") -> float:
+    """What the missing runs of a design take one after another, each as long as its entrant took so far, or as the mean
+    of all where it has not run yet; NaN when nothing has."""
+    runs = pd.DataFrame(
+        [(job["entrant"], record_of(job)) for job in jobs_of(suite, design)], columns=["entrant", "record"]
+    )
+    took = runs["record"].map(lambda r: r["seconds"] if r and r["status"] == "finished" else np.nan).astype(float)
+    usual = took.groupby(runs["entrant"]).transform("mean").fillna(took.mean())
+    return float(usual[runs["record"].isna()].sum(skipna=False))
