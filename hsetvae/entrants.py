@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import resource
 import sys
@@ -151,31 +152,35 @@ def hourly(cohort: Cohort, standardiser: Standardiser, hours: int) -> np.ndarray
 
 def _grud(settings: dict, cohort: Cohort, parts: Split, seed: int, folder: Path) -> Made:
     """GRU-D (Che et al. 2018) of PyPOTS on hourly values; its best epoch is chosen on the validation stays."""
-    try:
-        from pypots.classification import GRUD
-        from pypots.utils.random import set_random_seed
-    except ImportError:
-        raise UserError("GRU-D comes from PyPOTS, which is not installed: pip install 'hsetvae[peers]'") from None
-    set_random_seed(stream(seed, "gru-d") % 2**31)
-    started = time.perf_counter()
-    settings = dict(settings)
-    hours, standardiser = settings.pop("hours"), Standardiser.fit(cohort, parts.train)
-    X = hourly(cohort, standardiser, hours)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it greets and logs
+        try:
+            from pypots.classification import GRUD
+            from pypots.utils.random import set_random_seed
+        except ImportError:
+            raise UserError(
+                "GRU-D comes from PyPOTS, which is not installed: pip install -c constraints.txt -e '.[peers]'"
+            ) from None
+        set_random_seed(stream(seed, "gru-d") % 2**31)
+        started = time.perf_counter()
+        hours, standardiser = settings["hours"], Standardiser.fit(cohort, parts.train)
+        more = {name: value for name, value in settings.items() if name != "hours"}
 
-    def known(index):
-        return {"X": X[index], "y": cohort.outcome[index].astype(int)}
+        def grid(index: np.ndarray) -> np.ndarray:
+            return hourly(cohort.subset(index), standardiser, hours)
 
-    model = GRUD(n_steps=hours, n_features=X.shape[2], n_classes=2, verbose=False, **settings)
-    model.fit(known(parts.train), known(parts.validation))
-    facts = {"seconds_training": time.perf_counter() - started,
-             "parameters": sum(p.numel() for p in model.model.parameters())}  # fmt: skip
+        def known(index: np.ndarray) -> dict[str, np.ndarray]:
+            return {"X": grid(index), "y": cohort.outcome[index].astype(int)}
 
-    def scored(index):
-        grid = hourly(cohort.subset(index), standardiser, hours)
-        return np.asarray(model.predict_proba({"X": grid}), dtype=np.float64)[:, 1]
+        model = GRUD(n_steps=hours, n_features=len(cohort.variables), n_classes=2, verbose=False, **more)
+        model.fit(known(parts.train), known(parts.validation))
+        facts = {"seconds_training": time.perf_counter() - started,
+                 "parameters": sum(p.numel() for p in model.model.parameters())}  # fmt: skip
 
-    validation, _ = _timed(scored, parts.validation)
-    test, rate = _timed(scored, parts.test)
+        def scored(index: np.ndarray) -> np.ndarray:
+            return np.asarray(model.predict_proba({"X": grid(index)}), dtype=np.float64)[:, 1]
+
+        validation, _ = _timed(scored, parts.validation)
+        test, rate = _timed(scored, parts.test)
     return Made(validation, test, {"stays_per_second": rate, **facts})
 
 

@@ -1,6 +1,7 @@
 """A suite of models on a tiny table: fair splits, blind entrants, records that resume, and a table that adds up."""
 
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -167,6 +168,17 @@ def test_hourly_values_are_the_means_of_the_long_table(cohort):
     means = table.groupby(["stay", "hour", "variable"])["z"].mean()
     assert np.allclose(X[tuple(zip(*means.index, strict=True))], means, atol=1e-5)
     assert np.isfinite(X).sum() == len(means)
+
+
+def test_gru_d_learns_the_same_twice_and_without_its_library_fails_alone(cohort, tmp_path, monkeypatch):
+    parts, settings = split(cohort, 0), {"hours": 24, "rnn_hidden_size": 4, "batch_size": 16, "epochs": 1}
+    if importlib.util.find_spec("pypots"):
+        first, second = (compete("gru-d", settings, cohort, parts, 0, tmp_path)[0] for _ in range(2))
+        assert np.array_equal(first.test, second.test) and len(first.test) == len(parts.test)
+    monkeypatch.setitem(sys.modules, "pypots.classification", None)
+    monkeypatch.setitem(sys.modules, "pypots", None)
+    with pytest.raises(UserError, match=r"\[peers\]"):
+        compete("gru-d", settings, cohort, parts, 0, tmp_path)
 
 
 # --- records ---------------------------------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ def test_every_requirement_has_one_tested_version_that_it_allows():
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
     pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
     extras = PROJECT["optional-dependencies"]
-    for text in [*PROJECT["dependencies"], *extras["book"], *extras["test"]]:
+    for text in [*PROJECT["dependencies"], *extras["book"], *extras["peers"], *extras["test"]]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(pins[requirement.name.lower()]), text
 
