@@ -189,10 +189,11 @@ def _spelled_out(path: Path, preset: str, name: str, table: dict) -> dict:
 
 
 def _all(kind, path: Path, name: str, declared: dict) -> dict:
-    return {one: _made(kind, path, f"{name}.{one}", one, table) for one, table in _table(declared, name)}
+    return {one: made(kind, path, f"{name}.{one}", one, table) for one, table in _table(declared, name)}
 
 
-def _made(kind, path: Path, where: str, name: str, table: dict):
+def made(kind, path: Path, where: str, name: str, table: dict):
+    """A dataclass from a table of TOML; UserError for a key that it does not have or that is lacking."""
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for key in table:
         if key not in fields:

@@ -52,8 +52,9 @@ class Made(NamedTuple):
 def compete(
     kind: str, settings: dict[str, Any], cohort: Cohort, parts: Split, seed: int, folder: Path
 ) -> tuple[Made, float]:
-    """Train and score one entrant on a split -> what it made, and the peak memory of it in MiB.
+    """Train and score one entrant on a split -> what it made, and the peak memory of the process meanwhile in MiB.
 
+    The process also holds the table, and the libraries that entrants before it have loaded.
     `folder` is its own: a training that is killed continues there.  Raises what the entrant raises.
     """
     outcome = cohort.outcome.copy()
@@ -189,10 +190,12 @@ def _grud(settings: dict, cohort: Cohort, parts: Split, seed: int, folder: Path)
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """How a kind of entrant runs, and the modules whose code decides its probabilities."""
+    """How a kind of entrant runs, the modules whose code decides its probabilities, and the settings that it takes."""
 
     run: Callable[..., Made]
     modules: tuple[str, ...]
+    needs: frozenset[str] = frozenset()
+    takes_more: bool = False
 
 
 _READING = ("cohort", "config", "data", "entrants", "events", "gather", "mapped", "tables")
@@ -200,7 +203,7 @@ _SIMPLE = tuple(sorted({*_READING, "baselines"}))
 KINDS = {
     "logistic": Kind(_untuned("logistic"), _SIMPLE),
     "boosting": Kind(_untuned("boosting"), _SIMPLE),
-    "tuned boosting": Kind(_tuned, _SIMPLE),
-    "gru-d": Kind(_grud, _READING),
-    "model": Kind(_model, tuple(sorted({*_READING, *CODE}))),
+    "tuned boosting": Kind(_tuned, _SIMPLE, frozenset({"trials"})),
+    "gru-d": Kind(_grud, _READING, frozenset({"hours"}), takes_more=True),
+    "model": Kind(_model, tuple(sorted({*_READING, *CODE})), takes_more=True),
 }

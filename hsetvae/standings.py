@@ -176,7 +176,7 @@ def report(suite: Suite, design: str = "") -> str:
         for row in table[table["entrant"] == e.name].itertuples():
             title, _, unit = METRICS[row.metric]
             numbers = f"{row.estimate * unit:+.2f} [{row.low * unit:+.2f}, {row.high * unit:+.2f}], p {row.p:.3g}"
-            lines.append(f"  {title:8} {numbers}, n={row.pairs}: {row.words}")
+            lines.append(f"  {title:8} {numbers}, n={int(row.pairs)}: {row.words}")
     failed = rows[rows["status"] != "finished"]
     lines += ["", f"{len(failed)} runs failed, {_missing(suite, rows, design)} are missing"]
     return "\n".join([*lines, *(f"  {row.entrant}, split {row.seed}: {row.error}" for row in failed.itertuples())])

@@ -25,7 +25,7 @@ import pandas as pd
 from .cohort import Cohort
 from .config import PRESETS, UserError, nearest
 from .data import split
-from .declaration import content_hash
+from .declaration import content_hash, made
 from .designs import file_hash, modules_hash
 from .entrants import KINDS, compete
 from .events import read_cohort
@@ -91,7 +91,7 @@ def load_suite(name: str, data: str = "", outcomes: str | os.PathLike | None = N
         declared = tomllib.loads(path.read_text())
         entrants = [_entrant(path, name, table) for name, table in declared["entrants"].items()]
         against, folder = declared["against"], path.resolve().parent
-        table = tuple(dataclasses.replace(e, against=against if e.name != against else "") for e in entrants)
+        table = tuple(dataclasses.replace(e, against=e.against or against * (e.name != against)) for e in entrants)
         designs = {"table": (declared["splits"], table)}
         if "ladder" in declared:
             designs["ladder"] = declared["ladder"]["splits"], _ladder(path, declared["ladder"], table)
@@ -114,17 +114,21 @@ def _place(folder: Path, declared: str, other: str) -> Path:
 
 
 def _entrant(path: Path, name: str, table: dict) -> Entrant:
-    fields = {f.name: f for f in dataclasses.fields(Entrant)}
-    for key in table:
-        if key not in fields:
-            raise UserError(f'{path}, [entrants.{name}]: unknown key "{key}"{nearest(key, fields)}')
-    entrant = Entrant(name=name, **{key: tuple(v) if isinstance(v, list) else v for key, v in table.items()})
-    if entrant.kind not in (*KINDS, AVERAGE):
+    where = f"{path}, [entrants.{name}]"
+    entrant = made(Entrant, path, f"entrants.{name}", name, table)
+    kinds = [*KINDS, AVERAGE]
+    if entrant.kind not in kinds:
         raise UserError(
-            f'{path}, [entrants.{name}]: kind "{entrant.kind}" is not one of {", ".join([*KINDS, AVERAGE])}'
+            f'{where}: kind "{entrant.kind}" is not one of {", ".join(kinds)}{nearest(entrant.kind, kinds)}'
         )
     if entrant.kind == "model":
         _config(path, entrant)
+    elif entrant.kind != AVERAGE:
+        kind, given = KINDS[entrant.kind], entrant.settings.keys()
+        if lacking := kind.needs - given:
+            raise UserError(f"{where}: settings lack {', '.join(sorted(lacking))}")
+        if not kind.takes_more and (unknown := given - kind.needs):
+            raise UserError(f'{where}: {entrant.kind} has no setting "{min(unknown)}"')
     return entrant
 
 
@@ -231,18 +235,19 @@ def execute(job: dict[str, Any]) -> dict[str, Any]:
     try:
         cohort = _cohort(job["data"], job["outcomes"], tuple(job["groups"]))
         parts = split(cohort, seed, tuple(job["shares"]))
-        made, peak = compete(job["facts"]["kind"], job["settings"], cohort, parts, seed, folder)
-        kept = {"validation": made.validation, "test": made.test, "validation_index": parts.validation,
+        result, peak = compete(job["facts"]["kind"], job["settings"], cohort, parts, seed, folder)
+        kept = {"validation": result.validation, "test": result.test, "validation_index": parts.validation,
                 "test_index": parts.test, "validation_outcome": cohort.outcome[parts.validation],
                 "test_outcome": cohort.outcome[parts.test]}  # fmt: skip
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **kept)
         write_atomically(folder / "probabilities.npz", buffer.getvalue())
-        found = {**made.facts, "peak_mib": round(peak), "train_stays": len(parts.train)}
+        found = {**result.facts, "peak_mib": round(peak), "train_stays": len(parts.train)}
     except Exception as problem:  # whatever a library raises is the result of this entrant, and the others go on
         error = f"{type(problem).__name__}: {problem}".splitlines()[0]
         write_atomically(folder / "error.txt", traceback.format_exc().encode())
-    return write_record(job, error, time.monotonic() - started, found)
+    # a training that was killed counts its seconds over all attempts
+    return write_record(job, error, max(time.monotonic() - started, found.get("seconds_training", 0.0)), found)
 
 
 def write_record(job: dict, error: str, seconds: float, found: dict) -> dict[str, Any]:
@@ -261,17 +266,16 @@ def run_suite(suite: Suite, workers: int, scheduler: str | None = None, design: 
     if scheduler is not None:
         reachable(scheduler)
     jobs = list({job["facts"]["id"]: job for job in jobs_of(suite, design)}.values())
-    waiting = {job["facts"]["id"]: job for job in jobs if ended_record(Path(job["out"])) is None}
+    waiting = [job for job in jobs if ended_record(Path(job["out"])) is None]
     names = {job["facts"]["id"]: job["entrant"] for job in jobs}
 
     def said(done: int, record: dict) -> str:
-        waiting.pop(record["id"], None)
         ended = f"{names[record['id']]}, split {record['seed']}: {record['status']} in {span(record['seconds'])}"
         return f"{ended}; about {span(seconds_left(suite, design) / workers)} left"
 
-    run_jobs(execute, list(waiting.values()), len(jobs), workers, scheduler, progress,
+    run_jobs(execute, waiting, len(jobs), workers, scheduler, progress,
              lost=lambda job, error: write_record(job, error, 0.0, {}), said=said)  # fmt: skip
-    failed = [(job, r) for job in jobs if (r := record_of(job)) is None or r["status"] != "finished"]
+    failed = [(job, r) for job in jobs if (r := record_of(job))["status"] != "finished"]
     for job, record in failed:
         print(
             f"failed: {job['entrant']}, split {job['facts']['seed']}: {record['error']} ({job['out']})", file=sys.stderr

@@ -1,6 +1,7 @@
 """Fixtures that several tests share."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +12,9 @@ import pytest
 from hsetvae import cli
 from hsetvae.config import BASELINE, IMPROVED, RECOMMENDED
 from hsetvae.data import split
-from hsetvae.events import read_cohort
+from hsetvae.events import read_cohort, write_cohort
 from hsetvae.simulate import Simulation, simulate
+from hsetvae.suite import Suite, execute, jobs_of, load_suite
 from hsetvae.train import train
 
 
@@ -107,3 +109,21 @@ def own(tmp_path_factory) -> Path:
 @pytest.fixture
 def tables(own) -> list[str]:
     return ["--data", str(own / "events.csv"), "--outcomes", str(own / "outcomes.csv")]
+
+
+@pytest.fixture(scope="session")
+def ran_suite(tmp_path_factory) -> Path:
+    """A folder with the table and the records of tiny_suite.toml, all of whose entrants ran in this process."""
+    folder = tmp_path_factory.mktemp("suite")
+    shutil.copy(Path(__file__).parent / "tiny_suite.toml", folder)
+    write_cohort(simulate(120, seed=3).cohort, folder / "events.parquet")
+    for job in jobs_of(load_suite(str(folder / "tiny_suite.toml"))):
+        assert execute(job)["status"] == "finished"
+    return folder
+
+
+@pytest.fixture
+def suite(ran_suite, tmp_path) -> Suite:
+    """A copy of it, to change."""
+    shutil.copytree(ran_suite, tmp_path / "suite")
+    return load_suite(str(tmp_path / "suite" / "tiny_suite.toml"))

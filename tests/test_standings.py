@@ -1,0 +1,112 @@
+"""The table of a suite: scores, averages and paired comparisons from the records, and the scores of the Challenge."""
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from hsetvae import suite as suites
+from hsetvae.challenge import best_threshold, event1, hosmer_lemeshow
+from hsetvae.config import UserError
+from hsetvae.scores import auroc
+from hsetvae.standings import averaged, publish, report, rows_at_hand, rows_of, standings, wording
+from hsetvae.statistics import compare
+from hsetvae.suite import jobs_of, run_suite
+
+
+def kept_by(job: dict) -> dict[str, np.ndarray]:
+    with np.load(Path(job["out"]) / "probabilities.npz") as stored:
+        return dict(stored)
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def test_the_average_is_of_the_same_stays_and_lies_between_its_parts(suite):
+    rows = rows_of(suite)
+    of = {job["entrant"]: kept_by(job) for job in jobs_of(suite) if job["facts"]["seed"] == 0}
+    both = averaged([of["ours"], of["boosting"]])
+    assert np.array_equal(both["test"], (of["ours"]["test"] + of["boosting"]["test"]) / 2)
+    row = rows[(rows["entrant"] == "average") & (rows["seed"] == 0)].iloc[0]
+    assert row["auroc"] == auroc(both["test_outcome"], both["test"])
+    other = next(kept_by(job) for job in jobs_of(suite) if job["facts"]["seed"] == 1)
+    with pytest.raises(UserError, match="different stays"):
+        averaged([of["ours"], other])
+
+
+def test_paired_differences_are_those_of_scipy():
+    rng, n = np.random.default_rng(0), 8
+    ours, theirs = rng.normal(0.87, 0.01, n), rng.normal(0.86, 0.01, n)
+    declared = suites.Suite(
+        Path(), "s", "s", Path(), None, (), (0.7, 0.1, 0.2),
+        {"table": (n, (suites.Entrant("b", "b", "boosting"), suites.Entrant("o", "o", "logistic", against="b")))},
+    )  # fmt: skip
+    rows = pd.DataFrame({"design": "table", "status": "finished", "seed": [*range(n)] * 2,
+                         "entrant": ["o"] * n + ["b"] * n, "auroc": [*ours, *theirs]})  # fmt: skip
+    shuffled = rows.sample(frac=1, random_state=1)
+    line = standings(declared, shuffled).set_index(["entrant", "metric"]).loc[("o", "auroc")]
+    test = stats.ttest_rel(ours, theirs)
+    assert line["mean"] == pytest.approx(ours.mean()) and line["sd"] == pytest.approx(ours.std(ddof=1))
+    assert (line["low"], line["high"]) == pytest.approx(tuple(test.confidence_interval(0.95)))
+    flips = stats.permutation_test((ours - theirs,), np.sum, permutation_type="samples", n_resamples=math.inf)
+    assert line["p"] == pytest.approx(flips.pvalue) and line["pairs"] == n
+    missing = rows[~((rows["entrant"] == "b") & (rows["seed"] == 3))]
+    line = standings(declared, missing).set_index(["entrant", "metric"]).loc[("o", "auroc")]
+    assert line["pairs"] == n - 1 and line["estimate"] == pytest.approx(np.delete(ours - theirs, 3).mean())
+
+
+def test_the_words_follow_the_interval_and_the_direction_of_the_metric():
+    up = compare(np.array([0.02, 0.021, 0.019, 0.02, 0.022, 0.018, 0.02, 0.02]))
+    assert wording("auroc", up, "boosting") == "better than boosting"
+    assert wording("brier", up, "boosting") == "worse than boosting"
+    assert wording("auroc", compare(np.array([0.02, -0.02, 0.01, -0.01])), "x").startswith("not told apart from x")
+    assert wording("auroc", compare(np.array([0.02, 0.021, 0.019])), "x") == "better than x, p is at least 0.25 at n=3"
+    assert wording("auroc", compare(np.array([0.02])), "x") == "not compared with x at n=1"
+
+
+def test_what_is_published_gives_the_same_table_without_the_data(suite):
+    here = report(suite)
+    publish(suite)
+    shutil.rmtree(suite.folder / "runs")
+    suite.data.unlink()
+    assert report(suite) == here
+    assert len(rows_at_hand(suite)) == 2 * 5
+    with pytest.raises(UserError, match="does not exist: write it with `hsetvae data"):
+        run_suite(suite, workers=1)
+
+
+# --- the scores of the challenge -------------------------------------------------------------------------------------
+
+
+def test_event_1_is_the_smaller_of_sensitivity_and_precision():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        outcome, p = (rng.random(40) < 0.3).astype(float), rng.integers(0, 12, 40) / 12
+        outcome[0] = 1
+        twins = {}
+        for threshold in np.unique(p):
+            true = sum(a == 1 and b >= threshold for a, b in zip(outcome, p, strict=True))
+            twins[threshold] = min(true / sum(outcome), true / sum(b >= threshold for b in p))
+            assert event1(outcome, p, threshold) == pytest.approx(twins[threshold])
+        best = best_threshold(outcome, p)
+        assert twins[best] == max(twins.values())
+    assert event1(np.array([0.0, 1.0]), np.array([0.1, 0.2]), 0.9) == 0
+
+
+def test_h_is_the_statistic_of_the_challenge_decile_by_decile():
+    rng = np.random.default_rng(2)
+    p = rng.random(200) * 0.6
+    outcome = (rng.random(200) < p).astype(float)
+    ranked, h = sorted(zip(p, outcome, strict=True)), 0.0
+    means = []
+    for d in range(10):
+        risks, deaths = zip(*ranked[20 * d : 20 * d + 20], strict=True)
+        mean = sum(risks) / 20
+        h += (sum(deaths) - 20 * mean) ** 2 / (20 * mean * (1 - mean) + 0.001)
+        means.append(mean)
+    assert hosmer_lemeshow(outcome, p) == pytest.approx(h / (means[-1] - means[0]))
+    assert hosmer_lemeshow(outcome, np.full(200, 0.2)) == math.inf
