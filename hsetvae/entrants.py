@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import json
+import os
 import resource
 import sys
 import time
@@ -153,35 +153,37 @@ def hourly(cohort: Cohort, standardiser: Standardiser, hours: int) -> np.ndarray
 
 def _grud(settings: dict, cohort: Cohort, parts: Split, seed: int, folder: Path) -> Made:
     """GRU-D (Che et al. 2018) of PyPOTS on hourly values; its best epoch is chosen on the validation stays."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it greets and logs
-        try:
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # it greets whoever imports it
             from pypots.classification import GRUD
+            from pypots.utils.logging import logger
             from pypots.utils.random import set_random_seed
-        except ImportError:
-            raise UserError(
-                "GRU-D comes from PyPOTS, which is not installed: pip install -c constraints.txt -e '.[peers]'"
-            ) from None
-        set_random_seed(stream(seed, "gru-d") % 2**31)
-        started = time.perf_counter()
-        hours, standardiser = settings["hours"], Standardiser.fit(cohort, parts.train)
-        more = {name: value for name, value in settings.items() if name != "hours"}
+    except ImportError:
+        raise UserError(
+            "GRU-D comes from PyPOTS, which is not installed: pip install -c constraints.txt -e '.[peers]'"
+        ) from None
+    logger.disabled = True  # it warns, once a run, that nothing is saved: that is meant
+    set_random_seed(stream(seed, "gru-d") % 2**31)
+    started = time.perf_counter()
+    hours, standardiser = settings["hours"], Standardiser.fit(cohort, parts.train)
+    more = {name: value for name, value in settings.items() if name != "hours"}
 
-        def grid(index: np.ndarray) -> np.ndarray:
-            return hourly(cohort.subset(index), standardiser, hours)
+    def grid(index: np.ndarray) -> np.ndarray:
+        return hourly(cohort.subset(index), standardiser, hours)
 
-        def known(index: np.ndarray) -> dict[str, np.ndarray]:
-            return {"X": grid(index), "y": cohort.outcome[index].astype(int)}
+    def known(index: np.ndarray) -> dict[str, np.ndarray]:
+        return {"X": grid(index), "y": cohort.outcome[index].astype(int)}
 
-        model = GRUD(n_steps=hours, n_features=len(cohort.variables), n_classes=2, verbose=False, **more)
-        model.fit(known(parts.train), known(parts.validation))
-        facts = {"seconds_training": time.perf_counter() - started,
-                 "parameters": sum(p.numel() for p in model.model.parameters())}  # fmt: skip
+    model = GRUD(n_steps=hours, n_features=len(cohort.variables), n_classes=2, verbose=False, **more)
+    model.fit(known(parts.train), known(parts.validation))
+    facts = {"seconds_training": time.perf_counter() - started,
+             "parameters": sum(p.numel() for p in model.model.parameters())}  # fmt: skip
 
-        def scored(index: np.ndarray) -> np.ndarray:
-            return np.asarray(model.predict_proba({"X": grid(index)}), dtype=np.float64)[:, 1]
+    def scored(index: np.ndarray) -> np.ndarray:
+        return np.asarray(model.predict_proba({"X": grid(index)}), dtype=np.float64)[:, 1]
 
-        validation, _ = _timed(scored, parts.validation)
-        test, rate = _timed(scored, parts.test)
+    validation, _ = _timed(scored, parts.validation)
+    test, rate = _timed(scored, parts.test)
     return Made(validation, test, {"stays_per_second": rate, **facts})
 
 

@@ -125,7 +125,7 @@ def test_a_killed_suite_repeats_only_what_had_not_ended(suite, tmp_path):
 
     command, log = [sys.executable, str(script), str(declared)], tmp_path / "log"
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(ended()) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
