@@ -23,7 +23,6 @@ METRICS = {
     "auroc": ("AUROC", 1, 100), "auprc": ("AUPRC", 1, 100), "brier": ("Brier", -1, 100), "ece": ("ECE", -1, 100),
     "event1": ("Event 1", 1, 100), "h": ("H", -1, 1),
 }  # fmt: skip
-COST = ("seconds", "seconds_training", "peak_mib", "parameters", "stays_per_second")
 
 Probabilities = dict[str, np.ndarray]  # validation, test: probabilities, and each with _index and _outcome
 
@@ -107,14 +106,14 @@ def standings(suite: Suite, rows: pd.DataFrame, design: str = "") -> pd.DataFram
     titles = {e.name: e.title for e in entrants}
     for e in entrants:
         own = rows[rows["entrant"] == e.name].set_index("seed")
+        other = rows[rows["entrant"] == e.against].set_index("seed")
         for metric in METRICS:
-            values = own.reindex(columns=[metric])[metric].astype(float)
+            values, reference = (part.reindex(columns=[metric])[metric].astype(float) for part in (own, other))
             line = {"entrant": e.name, "title": e.title, "metric": metric, "mean": values.mean(), "sd": values.std(),
                     "n": int(values.count()), "failed": int((own["status"] != "finished").sum()), "words": "",
                     "against": e.against}  # fmt: skip
             if e.against:
-                other = rows[rows["entrant"] == e.against].set_index("seed").reindex(columns=[metric])[metric]
-                c = compare((values - other).dropna().sort_index())
+                c = compare((values - reference).dropna().sort_index())
                 line |= {"estimate": c.estimate, "low": c.low, "high": c.high, "p": c.p, "pairs": c.n}
                 line["words"] = wording(metric, c, titles[e.against])
             lines.append(line)
@@ -161,22 +160,21 @@ def report(suite: Suite, design: str = "") -> str:
     rows = rows_at_hand(suite, design)
     table = standings(suite, rows, design)
     wide = max(len(e.title) for e in entrants) + 2
-    lines = [f"{suite.title}: design {design}, {splits} splits, mean ± SD", ""]
-    lines += [" " * wide + "".join(f"{title:>14}" for title, _, _ in METRICS.values()) + f"{'n':>5}{'minutes':>9}"]
+    lines = [f"{suite.title}: design {design}, {splits} splits, mean ± SD, times 100 except H", ""]
+    lines += [" " * wide + "".join(f"{title:>17}" for title, _, _ in METRICS.values()) + f"{'n':>5}{'minutes':>9}"]
     for e in entrants:
         cells = table[table["entrant"] == e.name].set_index("metric")
-        shown = (
-            f"{cells.at[m, 'mean'] * unit:.2f} ± {cells.at[m, 'sd'] * unit:.2f}" for m, (_, _, unit) in METRICS.items()
-        )
+        numbers = [(cells.at[m, "mean"] * unit, cells.at[m, "sd"] * unit) for m, (_, _, unit) in METRICS.items()]
+        shown = ["–" if math.isnan(mean) else f"{mean:.2f} ± {sd:.2f}" for mean, sd in numbers]
         minutes = rows.loc[rows["entrant"] == e.name, "seconds"].mean() / 60
-        lines.append(f"{e.title:{wide}}" + "".join(f"{x:>14}" for x in shown) + f"{cells['n'].max():>5}{minutes:>9.1f}")
+        lines.append(f"{e.title:{wide}}" + "".join(f"{x:>17}" for x in shown) + f"{cells['n'].max():>5}{minutes:>9.1f}")
     lines += ["", "paired differences: 95 % t interval, exact sign-flip p"]
     for e in (e for e in entrants if e.against):
         lines += [f"{e.title}"]
         for row in table[table["entrant"] == e.name].itertuples():
             title, _, unit = METRICS[row.metric]
-            numbers = f"{row.estimate * unit:+.2f} [{row.low * unit:+.2f}, {row.high * unit:+.2f}], p {row.p:.3g}"
-            lines.append(f"  {title:8} {numbers}, n={int(row.pairs)}: {row.words}")
+            seen = f"{row.estimate * unit:+.2f} [{row.low * unit:+.2f}, {row.high * unit:+.2f}], p {row.p:.3g}, "
+            lines.append(f"  {title:8} {seen if row.pairs > 1 else ''}n={int(row.pairs)}: {row.words}")
     failed = rows[rows["status"] != "finished"]
     lines += ["", f"{len(failed)} runs failed, {_missing(suite, rows, design)} are missing"]
     return "\n".join([*lines, *(f"  {row.entrant}, split {row.seed}: {row.error}" for row in failed.itertuples())])

@@ -13,7 +13,7 @@ from hsetvae import suite as suites
 from hsetvae.challenge import best_threshold, event1, hosmer_lemeshow
 from hsetvae.config import UserError
 from hsetvae.scores import auroc
-from hsetvae.standings import averaged, publish, report, rows_at_hand, rows_of, standings, wording
+from hsetvae.standings import METRICS, averaged, publish, report, rows_at_hand, rows_of, standings, wording
 from hsetvae.statistics import compare
 from hsetvae.suite import jobs_of, run_suite
 
@@ -66,6 +66,16 @@ def test_the_words_follow_the_interval_and_the_direction_of_the_metric():
     assert wording("auroc", compare(np.array([0.02, -0.02, 0.01, -0.01])), "x").startswith("not told apart from x")
     assert wording("auroc", compare(np.array([0.02, 0.021, 0.019])), "x") == "better than x, p is at least 0.25 at n=3"
     assert wording("auroc", compare(np.array([0.02])), "x") == "not compared with x at n=1"
+
+
+def test_an_unfinished_suite_shows_what_there_is(suite):
+    for job in jobs_of(suite):
+        if (job["entrant"], job["facts"]["seed"]) not in {("logistic", 0), ("logistic", 1), ("boosting", 0)}:
+            shutil.rmtree(job["out"])
+    text = report(suite)
+    assert "5 are missing" in text and "not compared with boosting at n=1" in text
+    row = next(line for line in text.splitlines() if line.startswith("ours"))
+    assert row.count("–") == len(METRICS)
 
 
 def test_what_is_published_gives_the_same_table_without_the_data(suite):
