@@ -265,8 +265,8 @@ def one_memory(part: str, path: Path, stays: int) -> None:
 
 
 @app.command()
-def suite(replicates: int = 2) -> None:
-    """Seconds of the first replicates of the standard suite: one worker, two workers, plain code in one process."""
+def suite(replicates: int = 4) -> None:
+    """Seconds of part of the standard suite: one worker, two workers, and some of it as plain code in one process."""
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -279,36 +279,33 @@ def suite(replicates: int = 2) -> None:
         commands = {
             "one worker": [hsetvae, *study, "--workers", "1"],
             "two workers": [hsetvae, *study, "--workers", "2"],
-            "plain code": [sys.executable, __file__, "one-suite", str(folder / "one worker")],
+            "plain code": [sys.executable, __file__, "one-suite", str(folder)],
         }
         for name, command in commands.items():
             environment = {**os.environ, "HSETVAE_RUNS": str(folder / name), "OMP_NUM_THREADS": "1"}
             started = time.perf_counter()
             subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
             rows.append({"way": name, "seconds": time.perf_counter() - started})
-        runs = len(list((folder / "one worker").glob("*/record.json")))
-    table = pd.DataFrame(rows).assign(runs=runs)
-    table["times one worker"] = table["seconds"] / table["seconds"].iloc[0]
-    keep("suite", table)
+            rows[-1]["runs"] = len(list((folder / name).glob("*/model/done.json")))
+    keep("suite", pd.DataFrame(rows))
 
 
 @app.command(hidden=True)
-def one_suite(runs: Path) -> None:
-    """The code cells of finished runs once more, one run after another, figures drawn as in a notebook."""
+def one_suite(folder: Path) -> None:
+    """The code cells of every fourth run once more, one run after another, figures drawn as in a notebook."""
     import matplotlib.pyplot as plt
 
     plt.switch_backend("agg")
-    with tempfile.TemporaryDirectory() as folder:
-        for path in sorted(runs.glob("*/run.ipynb")):
-            notebook, names = json.loads(path.read_text()), {}
-            for cell in notebook["cells"]:
-                if cell["cell_type"] == "code":
-                    exec("".join(cell["source"]), names)
-                if "injected-parameters" in cell["metadata"].get("tags", []):
-                    names["out"] = str(Path(folder) / path.parent.name)
-                for number in plt.get_fignums():
-                    plt.figure(number).savefig(Path(folder) / "figure.png", bbox_inches="tight")
-                plt.close("all")
+    for path in sorted(folder.glob("one worker/*/run.ipynb"))[::4]:
+        notebook, names = json.loads(path.read_text()), {}
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code":
+                exec("".join(cell["source"]), names)
+            if "injected-parameters" in cell["metadata"].get("tags", []):
+                names["out"] = str(folder / "plain code" / path.parent.name)
+            for number in plt.get_fignums():
+                plt.figure(number).savefig(folder / "figure.png", bbox_inches="tight")
+            plt.close("all")
 
 
 # --- what is kept ----------------------------------------------------------------------------------------------------
