@@ -4,13 +4,15 @@
     python ablations/challenge2012.py runs runs/one runs/two --data data/physionet2012.parquet
 
 `facts` counts, and fits the baselines; it writes results/challenge2012.csv.  `runs` scores trained runs on the stays
-they have not seen, beside gradient boosting fitted on the stays they have, and adds them to four tables in results/; a
+they have not seen, beside gradient boosting fitted on the stays they have, and adds them to six tables in results/; a
 run that is there is replaced:
 
     challenge2012_runs.csv          one row a run: scores, and what it cost
     challenge2012_curves.csv        one row an epoch: what was logged
     challenge2012_calibration.csv   one row a bin of stays and model: predicted and observed share
     challenge2012_failures.csv      the most confidently wrong, never fewer than LEAST stays together
+    challenge2012_skill.csv         one row a variable: errors of imputation and forecast, natural units
+    challenge2012_deletion.csv      how far the events that an explanation names move the logit, and random ones
 """
 
 from __future__ import annotations
@@ -26,19 +28,23 @@ import typer
 
 import hsetvae
 from hsetvae.baselines import fit_baselines
+from hsetvae.config import stream
 from hsetvae.data import Cohort, Split, split
 from hsetvae.evaluate import evaluate, predict
 from hsetvae.events import Report, read_cohort
+from hsetvae.explain import deletion, deletion_ratio
 from hsetvae.files import write_atomically
 from hsetvae.measures import calibration_table
 from hsetvae.physionet import load_challenge2012
 from hsetvae.runs import Run, load_run
 from hsetvae.scores import score_all
+from hsetvae.skill import skill
 
 RESULTS = Path(__file__).resolve().parent / "results"
 METRICS = ("auroc", "auprc", "brier", "ece")
 SPLITS = 5
 WRONG = 0.1  # share of the deaths, and of the survivors, that counts as the most confidently wrong
+EXPLAINED = 100  # stays of the deletion test
 LEAST = 10  # a mean over fewer stays is not written: nobody can be recognised in these tables
 CURVES = (  # columns of history.csv that the book draws
     "step", "epoch", "seconds", "distortion_current", "distortion_next", "kl", "bce", "gradient_norm",
@@ -153,6 +159,20 @@ def failures(cohort: Cohort, index: np.ndarray, probability: dict[str, np.ndarra
     return pd.DataFrame(rows, columns=["group", "fact", "these", "others", "n", "spread"])
 
 
+def frequent(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows with enough values that nobody can be recognised in a mean."""
+    return table[table["n"] >= LEAST]
+
+
+def deleted(run: Run, cohort: Cohort, index: np.ndarray) -> pd.DataFrame:
+    """The deletion test on EXPLAINED random stays: against, ratio, low, high, n."""
+    order = np.random.default_rng(stream(run.seed, "explained stays")).permutation(index)
+    table = deletion(run, cohort, order[:EXPLAINED], seed=run.seed)
+    kinds = ("events_at_random", "cells_at_random")
+    rows = [(kind, *deletion_ratio(table, kind), len(table)) for kind in kinds]
+    return pd.DataFrame(rows, columns=["against", "ratio", "low", "high", "n"])
+
+
 def keep(name: str, table: pd.DataFrame, run: Run) -> None:
     """Replace the rows of a run in a table of results."""
     path, table = RESULTS / f"challenge2012_{name}.csv", table.copy()
@@ -192,6 +212,8 @@ def runs(folders: list[Path], data: Annotated[Path, typer.Option(help="The table
         keep("calibration", pd.concat(bins), run)
         scale = dict(zip(run.standardiser.variables, run.standardiser.scale, strict=True))
         keep("failures", failures(cohort, index, probability, scale), run)
+        keep("skill", frequent(skill(run, cohort, index)), run)
+        keep("deletion", deleted(run, cohort, index), run)
 
 
 if __name__ == "__main__":

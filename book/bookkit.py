@@ -158,6 +158,16 @@ def study_provenance(budget: str = BUDGET) -> None:
     )
 
 
+def a_replicate() -> str:
+    """What a replicate of the study does with stays."""
+    data = STUDY.data
+    if data["source"] != "simulated":
+        return f"splits the stays of {Path(data['source']).name} anew"
+    train, select, test = (round(share * data["stays"]) for share in data["shares"])
+    return (f"simulates {data['stays']:,} stays of its own and learns from {train}, selects on {select} and is scored on "
+            f"{test:,}")  # fmt: skip
+
+
 def findings(budget: str = BUDGET) -> None:
     """All questions with verdict and effect."""
     if records(budget) is None:
@@ -171,8 +181,7 @@ def findings(budget: str = BUDGET) -> None:
     table(rows, escape=False)
     judges = [STUDY.endpoints[name] for name in dict.fromkeys(STUDY.questions[q].endpoint for q in STUDY.factorial)]
     meanings = "; ".join(f"<code>{e.name}</code> is {html.escape(e.text)} ({html.escape(e.unit)})" for e in judges)
-    data = f"the {STUDY.data.get('stays', '')} stays ({STUDY.data['source']})"
-    display(HTML(f"<p>n is the number of replicates: each splits {html.escape(data)} anew. {meanings}.</p>"))
+    display(HTML(f"<p>n is the number of replicates: each {html.escape(a_replicate())}. {meanings}.</p>"))
     r = records(budget)
     reached = r.groupby("arm")["auroc"].mean()
     box("How far these models get", f"<p>At this budget the {len(reached)} arms reach mean AUROCs from "
@@ -195,7 +204,7 @@ def declaration(budget: str = BUDGET) -> None:
     ])  # fmt: skip
     shared = settings_text(STUDY.settings | STUDY.design().settings)
     body = f"<p>Preset {STUDY.preset} with {html.escape(shared)}; {STUDY.budgets[budget]['replicates']} "
-    body += f"replicates of {STUDY.data.get('stays', '')} stays ({STUDY.data['source']}).</p>"
+    body += f"replicates, each of which {html.escape(a_replicate())}.</p>"
     box("Shared by all arms", body)
 
 

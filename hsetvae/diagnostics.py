@@ -35,7 +35,7 @@ from .scores import score_all
 THRESHOLDS = (0.01, 0.05, 0.1, 0.2)  # of active units; 0.01 is the usual one
 EPSILONS = (0.001, 0.01, 0.1, 1.0)  # nats; the curve of (eps, delta)-collapse at delta = 0.01
 INFORMATIVE = 0.1  # nats; a dimension above it says something
-MOST_SETS = 20_000  # stays are drawn until they hold this many sets: means then stand to the second digit
+MOST_SETS = 20_000  # of a diagnosis, unless told otherwise: means then stand to the second digit
 MI_SETS = 4_000  # the cap ln N of the mutual information must not move with the size of the data
 CKA_SETS = 1_000
 PROBED = 3  # variables in the history probes: the most frequent ones
@@ -43,16 +43,22 @@ SHOWN_SETS, SHOWN_STAYS = 400, 4  # in figures
 
 
 def diagnose(
-    run, cohort: Cohort, index: np.ndarray | None = None, seed: int = 0, state: np.ndarray | None = None
+    run,
+    cohort: Cohort,
+    index: np.ndarray | None = None,
+    seed: int = 0,
+    state: np.ndarray | None = None,
+    most_sets: int = MOST_SETS,
 ) -> dict:
     """Every measure of collapse, history, gradients and calibration of a run on the stays `index`.
 
-    `index` defaults to the stays the run has not seen; `state` (M, k), the true latent state at each set of a
+    `index` defaults to the stays the run has not seen, and `most_sets` says how many of their sets are looked at, about
+    a second each thousand; `state` (M, k), the true latent state at each set of a
     simulated cohort, adds how well z and h recover it.  Returns a dict that JSON can hold (None = undefined), with
     the same measures of the network before training under "untrained".  Deterministic from `seed`.
     Raises UserError without stays, with other variables than the run's, or with a stay that is too long for the model.
     """
-    index = _chosen(cohort, run.unseen(cohort) if index is None else np.asarray(index), seed)
+    index = _chosen(cohort, run.unseen(cohort) if index is None else np.asarray(index), seed, most_sets)
     if state is not None:
         state = np.asarray(state, dtype=np.float64)[ragged_rows(cohort.first_set, index)[0]]
     part = cohort.subset(index)
@@ -94,13 +100,13 @@ def glance(
     return _plain(found)
 
 
-def _chosen(cohort: Cohort, index: np.ndarray, seed: int) -> np.ndarray:
-    """Stays in random order until they hold MOST_SETS sets, then sorted."""
+def _chosen(cohort: Cohort, index: np.ndarray, seed: int, most_sets: int) -> np.ndarray:
+    """Stays in random order until they hold `most_sets` sets, then sorted."""
     if not len(index):
         raise UserError("there is no stay to diagnose this run on: give a table with stays it was not trained on")
     order = np.random.default_rng(stream(seed, "diagnosed stays")).permutation(index)
     count = np.diff(cohort.first_set)[order]
-    return np.sort(order[np.cumsum(count) - count < MOST_SETS])
+    return np.sort(order[np.cumsum(count) - count < most_sets])
 
 
 def _plain(value):

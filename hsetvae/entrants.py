@@ -23,11 +23,14 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, ParameterSampler, PredefinedSplit
 
 from .baselines import boosting, fitted, learned_from, summary_features
+from .calibration import HOURS, probabilities
 from .cohort import Cohort
 from .config import Config, UserError, stream
 from .data import Split, Standardiser
 from .designs import CODE
-from .evaluate import predict
+from .diagnostics import diagnose
+from .evaluate import per_stay, predict
+from .runs import Run
 from .train import train
 
 # What the tuned boosting is drawn from, around the settings of the untuned one.
@@ -40,13 +43,15 @@ SEARCHED = {
 class Made(NamedTuple):
     """What an entrant leaves: probabilities of the validation (n,) and the test stays (m,), and facts for its record.
 
-    The facts are parameters (None where a model has none to count), seconds_training and stays_per_second, and what
-    was chosen.
+    The facts are parameters (None where a model has none to count), seconds_training and stays_per_second, what was
+    chosen, and of our own models what the instruments show on the test stays.  `earlier` holds the probabilities of the
+    test stays as they were known at an hour: "6h", …
     """
 
     validation: np.ndarray
     test: np.ndarray
     facts: dict[str, Any]
+    earlier: dict[str, np.ndarray] = {}
 
 
 def compete(
@@ -61,9 +66,9 @@ def compete(
     outcome[parts.test] = np.nan
     _forget_peak()
     made = KINDS[kind].run(settings, dataclasses.replace(cohort, outcome=outcome), parts, seed, folder)
-    for name, probability in (("validation", made.validation), ("test", made.test)):
+    for name, probability in {"validation": made.validation, "test": made.test, **made.earlier}.items():
         if not ((probability >= 0) & (probability <= 1)).all():
-            raise UserError(f"{kind} gave a {name} stay something that is no probability")
+            raise UserError(f"{kind} gave a stay ({name}) something that is no probability")
     return made, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
@@ -82,7 +87,9 @@ def _timed(score: Callable[[np.ndarray], np.ndarray], index: np.ndarray) -> tupl
 # --- simple models on summary features -------------------------------------------------------------------------------
 
 
-def _on_features(cohort: Cohort, parts: Split, both: Any, train: Any, used: np.ndarray, facts: dict) -> Made:
+def _on_features(
+    cohort: Cohort, parts: Split, both: Any, train: Any, used: np.ndarray, facts: dict, earlier: dict | None = None
+) -> Made:
     """A fit to the training stays scores the validation stays, a fit to both scores the test stays."""
 
     def scored(model):
@@ -90,7 +97,7 @@ def _on_features(cohort: Cohort, parts: Split, both: Any, train: Any, used: np.n
 
     validation, _ = _timed(scored(train), parts.validation)
     test, rate = _timed(scored(both), parts.test)
-    return Made(validation, test, {"stays_per_second": rate, **facts})
+    return Made(validation, test, {"stays_per_second": rate, **facts}, earlier or {})
 
 
 def _untuned(name: str) -> Callable[..., Made]:
@@ -100,9 +107,17 @@ def _untuned(name: str) -> Callable[..., Made]:
         both = fitted(name, X, outcome, seed)
         facts = {"seconds_training": time.perf_counter() - started, "parameters": _coefficients(both)}
         train = fitted(name, X[: len(parts.train)], outcome[: len(parts.train)], seed)
-        return _on_features(cohort, parts, both, train, used, facts)
+        earlier = {f"{hour:g}h": _at(name, cohort.until(hour), parts, seed) for hour in HOURS}
+        return _on_features(cohort, parts, both, train, used, facts, earlier)
 
     return run
+
+
+def _at(name: str, known: Cohort, parts: Split, seed: int) -> np.ndarray:
+    """Probabilities of the test stays by a model of its own for what is known at one hour."""
+    X, outcome, used = learned_from(known, parts)
+    model = fitted(name, X, outcome, seed)
+    return model.predict_proba(summary_features(known, parts.test)[0][:, used])[:, 1]
 
 
 def _coefficients(model) -> int | None:
@@ -137,7 +152,23 @@ def _model(settings: dict, cohort: Cohort, parts: Split, seed: int, folder: Path
              "parameters": sum(p.numel() for p in run.model.parameters())}  # fmt: skip
     validation, _ = _timed(lambda index: predict(run, cohort, index), parts.validation)
     test, rate = _timed(lambda index: predict(run, cohort, index), parts.test)
-    return Made(validation, test, {"stays_per_second": rate, **facts})
+    facts |= {"stays_per_second": rate, **_instruments(run, cohort, parts.test, seed)}
+    earlier = {f"{hour:g}h": probabilities(run, cohort, parts.test, hour) for hour in HOURS}
+    return Made(validation, test, facts, earlier)
+
+
+def _instruments(run: Run, cohort: Cohort, index: np.ndarray, seed: int) -> dict[str, float | None]:
+    """Whether it is still a VAE: active units of all levels and of the top one, what latents and decoders carry, what
+    h keeps of the past, and the likelihood; None where a model has no such thing."""
+    found, (sums, _) = diagnose(run, cohort, index, seed), per_stay(run, cohort, index)
+    return {
+        "au_ratio": found["au_ratio"],
+        "au_ratio_top": found["levels"][-1]["au_ratio"],
+        **{name: found.get(name) for name in ("mi", "decoder_use_current", "decoder_use_next", "s_past", "s_cur")},
+        "s_past_untrained": found["untrained"]["s_past"],
+        "kl_per_set": float(sums["kl"].sum() / sums["sets"].sum()),
+        "nll_per_event": float(sums["nll"].sum() / sums["events"].sum()) if "nll" in sums else None,
+    }
 
 
 def hourly(cohort: Cohort, standardiser: Standardiser, hours: int) -> np.ndarray:
@@ -200,7 +231,7 @@ class Kind:
     takes_more: bool = False
 
 
-_READING = ("cohort", "config", "data", "entrants", "events", "gather", "mapped", "tables")
+_READING = ("calibration", "cohort", "config", "data", "entrants", "events", "gather", "mapped", "tables")
 _SIMPLE = tuple(sorted({*_READING, "baselines"}))
 KINDS = {
     "logistic": Kind(_untuned("logistic"), _SIMPLE),

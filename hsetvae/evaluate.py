@@ -77,11 +77,9 @@ def predict(run, cohort: Cohort, index: np.ndarray | None = None) -> np.ndarray:
     return np.concatenate([torch.sigmoid(output.logits.double()).numpy() for _, _, output in stays])
 
 
-def evaluate(run, cohort: Cohort, index: np.ndarray | None = None) -> dict[str, float]:
-    """Scores on `index` (default: all stays): n, auroc, auprc, accuracy, majority, brier, ece, nll_per_event,
-    kl_per_set, each with `_low` and `_high`; nll in nats per event (None unless the decoder is a likelihood of the
-    current set), KL in nats per set.  UserError when no stay has a known outcome."""
-    index = np.arange(len(cohort)) if index is None else index
+def per_stay(run, cohort: Cohort, index: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
+    """Sums over each stay of `index`: events, sets, kl and, where the current set is rebuilt, nll (nats); and the
+    logits (n,)."""
     _checked(run, cohort, index)
     rows, logits = [], []
     for _, batch, output in passes(run.model, cohort, index, run.standardiser, run.config.max_sets):
@@ -90,12 +88,20 @@ def evaluate(run, cohort: Cohort, index: np.ndarray | None = None) -> dict[str, 
         if "current" in output.distortion:
             per_set["nll"] = output.distortion["current"].double().numpy()
         rows.append(pd.DataFrame(per_set).groupby(batch.row.numpy()).sum())
-    stays = pd.concat(rows, ignore_index=True)
+    return pd.concat(rows, ignore_index=True), np.concatenate(logits)
+
+
+def evaluate(run, cohort: Cohort, index: np.ndarray | None = None) -> dict[str, float]:
+    """Scores on `index` (default: all stays): n, auroc, auprc, accuracy, majority, brier, ece, nll_per_event,
+    kl_per_set, each with `_low` and `_high`; nll in nats per event (None unless the decoder is a likelihood of the
+    current set), KL in nats per set.  UserError when no stay has a known outcome."""
+    index = np.arange(len(cohort)) if index is None else index
+    stays, logits = per_stay(run, cohort, index)
     outcome = cohort.outcome[index] if cohort.outcome is not None else np.full(len(index), np.nan)
     known = ~np.isnan(outcome)
     if not known.any():
         raise UserError("none of these stays has a known outcome: give the outcome table (--outcomes FILE)")
-    probability = 1 / (1 + np.exp(-np.concatenate(logits)))
+    probability = 1 / (1 + np.exp(-logits))
     scores = score_all(outcome[known], probability[known])
     rng, n = np.random.default_rng(stream(0, "bootstrap")), len(stays)
     drawn = [rng.multinomial(n, np.ones(n) / n, number) @ stays.to_numpy() for number in draws_at_once(n)]

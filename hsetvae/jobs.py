@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import os
 import platform
 import socket
@@ -10,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import dask
-import torch
 from distributed import Client, KilledWorker, LocalCluster, as_completed
 from distributed.comm import get_address_host_port
 
@@ -19,17 +19,26 @@ from .config import UserError
 from .progress import Progress
 
 Job = dict[str, Any]  # plain values; job["facts"]["id"] is its own
+DASK = {
+    # its own makes workers give back every freed block at once (MALLOC_TRIM_THRESHOLD_), which costs a training step an
+    # eighth of its time; the number of threads is set below
+    "distributed.nanny.pre-spawn-environ": {},
+    # a job takes seconds to hours: looking at itself a hundred times a second costs more than it tells
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "10s",
+}
 
 
 def host_facts() -> dict[str, Any]:
     """Versions, machine and date, for the record of a run: equal settings give equal numbers where these are equal."""
     return {
         "hsetvae": __version__,
-        "torch": torch.__version__.partition("+")[0],
+        "torch": importlib.metadata.version("torch").partition("+")[0],
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
-        "threads": int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())),
+        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
         "date": f"{datetime.date.today():%Y-%m-%d}",
     }
 
@@ -55,9 +64,7 @@ def run_jobs(
     # before any worker starts: two processes with default threads each are ten times slower than with one each
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     os.environ["TQDM_DISABLE"] = "1"
-    # Dask's own environment makes workers give back every freed block at once (MALLOC_TRIM_THRESHOLD_), which costs a
-    # training step an eighth of its time; the threads are set above
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": {}}):
+    with dask.config.set(DASK):
         cluster = scheduler or LocalCluster(
             n_workers=min(workers, len(jobs)), threads_per_worker=1, processes=True, host="127.0.0.1",
             dashboard_address="127.0.0.1:0", memory_limit=0,

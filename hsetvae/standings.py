@@ -6,43 +6,73 @@ Everything is computed from the probabilities that were kept, so a new score or 
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from . import scores
+from .calibration import Calibrator, expected_ece
 from .challenge import best_threshold, event1, hosmer_lemeshow
 from .config import UserError
 from .files import write_atomically
 from .statistics import ALPHA, Comparison, compare, detectable
-from .suite import AVERAGE, Entrant, Suite, jobs_of, record_of, seconds_left, span
+from .suite import (
+    AVERAGE,
+    Entrant,
+    Suite,
+    elsewhere,
+    jobs_of,
+    published,
+    published_rows,
+    record_of,
+    seconds_left,
+    span,
+)
 
 # name -> title, whether more is better (1) or less (-1), unit of the table: AUROC 0.880 is printed as 88.0
 METRICS = {
     "auroc": ("AUROC", 1, 100), "auprc": ("AUPRC", 1, 100), "brier": ("Brier", -1, 100), "ece": ("ECE", -1, 100),
-    "event1": ("Event 1", 1, 100), "h": ("H", -1, 1),
+    "ece_calibrated": ("ECE, calibrated", -1, 100), "event1": ("Event 1", 1, 100), "h": ("H", -1, 1),
 }  # fmt: skip
 
-Probabilities = dict[str, np.ndarray]  # validation, test: probabilities, and each with _index and _outcome
+# validation, test: probabilities, and each with _index and _outcome; test_6h, …: as known at an hour
+Probabilities = dict[str, np.ndarray]
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------
 
 
 def scores_of(kept: Probabilities) -> dict[str, float]:
-    """METRICS on the test stays, with `validation_` in front on the validation stays, and the threshold of Event 1.
+    """METRICS on the test stays, with `validation_` in front on the validation stays; the threshold of Event 1; and
+    auroc_6h, auprc_6h, … on the test stays as they were known at hours.
 
-    The threshold is the best one of the validation stays, for both parts.
+    Threshold and calibration are fitted on the validation stays.  `ece_expected` is the calibration error that the
+    calibrated probabilities have on average when all of them are true.
     """
     threshold = best_threshold(kept["validation_outcome"], kept["validation"])
-    found = {"threshold": threshold}
+    calibrator, found = _calibrator(kept), {"threshold": threshold}
     for part, before in (("validation", "validation_"), ("test", "")):
         outcome, p = kept[f"{part}_outcome"], kept[part]
         values = {name: getattr(scores, name)(outcome, p) for name in ("auroc", "auprc", "brier", "ece")}
         values |= {"event1": event1(outcome, p, threshold), "h": hosmer_lemeshow(outcome, p)}
+        values["ece_calibrated"] = scores.ece(outcome, calibrator(p)) if calibrator else math.nan
         found |= {before + name: values[name] for name in METRICS}
+    found["ece_expected"] = expected_ece(calibrator(kept["test"])) if calibrator else math.nan
+    for name, p in kept.items():
+        if hour := re.fullmatch(r"test_(\S+h)", name):
+            for metric in ("auroc", "auprc"):
+                found[f"{metric}_{hour[1]}"] = getattr(scores, metric)(kept["test_outcome"], p)
     return found
+
+
+def _calibrator(kept: Probabilities) -> Calibrator | None:
+    """Fitted on the validation stays; None where these show nothing to calibrate."""
+    try:
+        return Calibrator.fit(kept["validation_outcome"], kept["validation"])
+    except UserError:
+        return None
 
 
 def averaged(parts: list[Probabilities]) -> Probabilities:
@@ -50,7 +80,9 @@ def averaged(parts: list[Probabilities]) -> Probabilities:
     for name in ("validation_index", "test_index"):
         if any(not np.array_equal(part[name], parts[0][name]) for part in parts):
             raise UserError("these probabilities are of different stays: an average needs one split")
-    return parts[0] | {name: np.mean([part[name] for part in parts], axis=0) for name in ("validation", "test")}
+    facts = {name: value for name, value in parts[0].items() if name.endswith(("_index", "_outcome"))}
+    shared = [name for name in parts[0] if name not in facts and all(name in part for part in parts)]
+    return facts | {name: np.mean([part[name] for part in parts], axis=0) for name in shared}
 
 
 def rows_of(suite: Suite, design: str = "") -> pd.DataFrame:
@@ -143,12 +175,20 @@ def wording(metric: str, c: Comparison, against: str) -> str:
 
 
 def rows_at_hand(suite: Suite, design: str = "") -> pd.DataFrame:
-    """The rows of a design from this machine's records, or else the published ones, which need no data."""
-    design, path = suite.design(design)[0], published(suite)
-    rows = rows_of(suite, design) if suite.data.is_file() or not path.exists() else pd.DataFrame()
-    if not len(rows) and path.exists():
-        rows = pd.read_csv(path, dtype={"id": str})
-        rows = rows[rows["design"] == design]
+    """The rows of a design from this machine's records and, where it has none, the published ones.
+
+    Where the table of events is at hand, published rows count if they are of it and of the present code and settings.
+    """
+    design = suite.design(design)[0]
+    kept = published_rows(suite)
+    kept = kept[kept["design"] == design]
+    if suite.data.is_file() or not len(kept):
+        here, known = rows_of(suite, design), {job["facts"]["id"] for job in jobs_of(suite, design)}
+        kept = kept[[known.issuperset(id_.split("+")) for id_ in kept["id"]]]
+        rows = pd.concat([part for part in (here, kept) if len(part)] or [here])
+        rows = rows.drop_duplicates(["entrant", "seed"]) if len(rows) else rows
+    else:
+        rows = kept
     if not len(rows):
         raise UserError(f"no run of design {design} has ended: hsetvae study run --suite {suite.name} --data FILE")
     return rows
@@ -187,25 +227,28 @@ def _missing(suite: Suite, rows: pd.DataFrame, design: str) -> int:
 
 
 def status(suite: Suite, design: str = "") -> str:
-    """Number of runs per entrant that are finished, failed or missing on this machine, and what is left, as text."""
-    rows = [(job["entrant"], r["status"] if (r := record_of(job)) else "missing") for job in jobs_of(suite, design)]
+    """Number of runs per entrant that are finished or failed on this machine, published by another one, or missing, and
+    what is left, as text."""
+    jobs = jobs_of(suite, design)
+    ids = elsewhere(suite, jobs, design)
+
+    def state(job: dict) -> str:
+        record = record_of(job)
+        return record["status"] if record else "published" if job["facts"]["id"] in ids else "missing"
+
+    rows = [(job["entrant"], state(job)) for job in jobs]
     table = pd.crosstab(*zip(*rows, strict=True), rownames=["entrant"], colnames=["state"]).reset_index()
-    left = f"about {span(seconds_left(suite, design))} left, one run after another"
-    return f"{table.to_string(index=False)}\n{left if 'missing' in table else 'nothing is missing'}"
-
-
-def published(suite: Suite) -> Path:
-    return suite.folder / "results" / f"{suite.name}_suite.csv"
+    left = seconds_left([job for job in jobs if state(job) != "published"])
+    left = f"about {span(left)} left, one run after another" if "missing" in table else "nothing is missing"
+    return f"{table.to_string(index=False)}\n{left}"
 
 
 def publish(suite: Suite, design: str = "") -> str:
-    """Write the rows of a design to results/NAME_suite.csv, which is committed and which the book reads; those of the
-    other designs stay.  UserError while runs are missing."""
-    design, rows, path = suite.design(design)[0], rows_of(suite, design), published(suite)
-    if missing := _missing(suite, rows, design):
-        raise UserError(f"{missing} runs are missing: run the suite first")
-    if path.exists():
-        before = pd.read_csv(path, dtype={"id": str})
-        rows = pd.concat([rows, before[before["design"] != design]])
+    """Write the rows of a design to results/NAME_suite.csv, which is committed and which the book reads -> what was
+    done.  Rows published before stay where they are of another design, or fit and are not on this machine."""
+    design, path = suite.design(design)[0], published(suite)
+    rows, before = rows_at_hand(suite, design), published_rows(suite)
+    missing = _missing(suite, rows, design)
+    rows = pd.concat([part for part in (rows, before[before["design"] != design]) if len(part)])
     write_atomically(path, rows.to_csv(index=False, float_format="%.6g").encode())
-    return f"wrote {path}: {len(rows)} rows"
+    return f"wrote {path}: {len(rows)} rows; {missing} runs of design {design} are missing"

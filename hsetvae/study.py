@@ -45,7 +45,11 @@ def ended_record(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     record = json.loads(path.read_text())
-    return record if record["status"] == "finished" or record["error"].startswith(DIVERGED) else None
+    return record if _ended(record) else None
+
+
+def _ended(record: dict[str, Any]) -> bool:
+    return record["status"] == "finished" or str(record["error"]).startswith(DIVERGED)
 
 
 def published(study: Study, budget: str) -> Path:
@@ -65,6 +69,11 @@ def local_records(study: Study, budget: str = "", design: str = "") -> pd.DataFr
 def published_records(study: Study, budget: str) -> pd.DataFrame:
     table = published(study, budget)
     return pd.read_csv(table, dtype={"id": str}) if table.exists() else pd.DataFrame({"id": []})
+
+
+def published_ids(records: pd.DataFrame) -> set[str]:
+    """The runs of a published table that need not run again."""
+    return {row["id"] for row in records.to_dict("records") if _ended(row)}
 
 
 def load_records(study: Study, budget: str = "", design: str = "") -> pd.DataFrame:
@@ -99,23 +108,25 @@ def labelled(study: Study, specs: list, records: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(**labels)
 
 
-def publish(study: Study, budget: str = "", design: str = "") -> Path:
-    """Write a design's complete records to results/<budget>.csv, which is committed and which the book reads.
+def publish(study: Study, budget: str = "", design: str = "") -> tuple[Path, int]:
+    """Write a design's records to results/<budget>.csv, which is committed and which the book reads -> the file, and
+    how many runs of the design it still lacks.
 
-    What was published there for other designs stays as long as it fits the present code and declaration.
+    What was published there before stays as long as it fits the present code and declaration.  Verdicts wait until
+    nothing is missing; a part that is published need not run again on another machine (`run_study(published=True)`).
     """
     budget = budget or study.design(design).budget
     specs = expand(study, budget, design)
     records = local_records(study, budget, design)
-    if missing := len({spec.id for spec in specs} - set(records.get("id", ()))):
-        raise UserError(f"{missing} of {len({s.id for s in specs})} runs are missing: run the suite first")
+    if not len(records):
+        raise UserError(f"no run of design {study.design(design).name} has ended on this machine: run it first")
     known = {spec.id for name in study.designs for spec in expand(study, budget, name)}
     before = published_records(study, budget)
     before = before[before["id"].isin(known - set(records["id"]))]
     path = published(study, budget)
     both = pd.concat([records, before]) if len(before) else records
     write_atomically(path, both.to_csv(index=False, float_format="%.6g").encode())
-    return path
+    return path, len({spec.id for spec in specs} - set(both["id"]))
 
 
 # --- effects ---------------------------------------------------------------------------------------------------------
@@ -296,8 +307,9 @@ def report(study: Study, budget: str = "", design: str = "") -> str:
 
 
 def status(study: Study, budget: str = "", design: str = "") -> pd.DataFrame:
-    """Number of runs per arm that are finished, failed or missing on this machine."""
+    """Number of runs per arm that are finished or failed on this machine, published by another one, or missing."""
     local = local_records(study, budget, design)
-    state = dict(zip(local["id"], local["status"], strict=True)) if len(local) else {}
+    state = dict.fromkeys(published_ids(published_records(study, budget or study.design(design).budget)), "published")
+    state |= dict(zip(local["id"], local["status"], strict=True)) if len(local) else {}
     rows = [(spec.arm.name, state.get(spec.id, "missing")) for spec in expand(study, budget, design)]
     return pd.crosstab(*zip(*rows, strict=True), rownames=["arm"], colnames=["state"]).reset_index()

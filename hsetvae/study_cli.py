@@ -32,6 +32,9 @@ DesignOption = Annotated[
 ]
 BudgetOption = Annotated[str, typer.Option(help="A budget of the study, for example smoke; empty: the design's own.")]
 OtherDataOption = Annotated[str, typer.Option("--data", help="An event table in place of the declared data.")]
+PublishedOption = Annotated[
+    bool, typer.Option("--published", help="Do not repeat runs whose records another machine has published.")
+]
 STUDY = Path("ablations/study.toml")
 
 
@@ -70,6 +73,7 @@ def study_run(
     workers: Annotated[int, typer.Option(min=0, help="Runs side by side; 0 = one per core.")] = 0,
     scheduler: Annotated[str | None, typer.Option(help="Use a Dask cluster: tcp://host:port")] = None,
     suite: SuiteOption = "",
+    published: PublishedOption = False,
 ) -> None:
     """Run what is missing, then print the verdicts or the table.  Can be interrupted and called again."""
     workers = workers or os.cpu_count() or 1
@@ -78,7 +82,7 @@ def study_run(
         from .suite import run_suite
 
         compared = _suite(suite, data, outcomes, budget=budget, index=index, print=show)
-        failures = run_suite(compared, workers, scheduler, design)
+        failures = run_suite(compared, workers, scheduler, design, published=published)
         print(table(compared, design))
         raise typer.Exit(1 if failures else 0)
     from .study import report
@@ -90,7 +94,7 @@ def study_run(
     if show:
         print(describe_run(declared, budget, design, index))
         return
-    failures = run_study(declared, budget, workers, scheduler, design=design, index=index)
+    failures = run_study(declared, budget, workers, scheduler, design=design, index=index, published=published)
     print(report(declared, budget, design) if index is None else describe_run(declared, budget, design, index))
     if failures:
         raise typer.Exit(1)
@@ -105,7 +109,7 @@ def study_status(
     outcomes: OutcomesOption = None,
     suite: SuiteOption = "",
 ) -> None:
-    """Which runs are finished, failed or missing."""
+    """Which runs are finished, failed, published or missing."""
     if suite:
         from .standings import status as states
 
@@ -147,7 +151,10 @@ def study_publish(
     outcomes: OutcomesOption = None,
     suite: SuiteOption = "",
 ) -> None:
-    """Copy the finished records to the table that is committed and that the book reads, and renew the verdicts."""
+    """Copy the records to the table that is committed and that the book reads, and renew the verdicts.
+
+    Records of a part of the runs can be published: `run --published` on another machine goes on from there.
+    """
     if suite:
         from .standings import publish as keep
 
@@ -157,5 +164,8 @@ def study_publish(
     from .verdicts import publish_verdicts
 
     declared = _study(study, data, outcomes)
-    for path in [publish(declared, budget, design), *publish_verdicts(declared)]:
-        print(f"wrote {path}")
+    path, missing = publish(declared, budget, design)
+    for written in [path, *publish_verdicts(declared)]:
+        print(f"wrote {written}")
+    if missing:
+        print(f"{missing} runs of this design are still missing: it gives no verdicts yet")

@@ -31,7 +31,7 @@ from .entrants import KINDS, compete
 from .events import read_cohort
 from .files import write_atomically
 from .jobs import host_facts, reachable, run_jobs
-from .study import ended_record, runs_folder
+from .study import ended_record, published_ids, runs_folder
 
 AVERAGE = "average"  # the kind of an entrant without a run of its own: the mean of the probabilities of others
 CORE = "core"  # the model of a ladder without all of its ingredients
@@ -238,7 +238,8 @@ def execute(job: dict[str, Any]) -> dict[str, Any]:
         result, peak = compete(job["facts"]["kind"], job["settings"], cohort, parts, seed, folder)
         kept = {"validation": result.validation, "test": result.test, "validation_index": parts.validation,
                 "test_index": parts.test, "validation_outcome": cohort.outcome[parts.validation],
-                "test_outcome": cohort.outcome[parts.test]}  # fmt: skip
+                "test_outcome": cohort.outcome[parts.test],
+                **{f"test_{hour}": p for hour, p in result.earlier.items()}}  # fmt: skip
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **kept)
         write_atomically(folder / "probabilities.npz", buffer.getvalue())
@@ -258,20 +259,30 @@ def write_record(job: dict, error: str, seconds: float, found: dict) -> dict[str
     return record
 
 
-def run_suite(suite: Suite, workers: int, scheduler: str | None = None, design: str = "", progress: bool = True) -> int:
+def run_suite(
+    suite: Suite,
+    workers: int,
+    scheduler: str | None = None,
+    design: str = "",
+    progress: bool = True,
+    published: bool = False,
+) -> int:
     """Run every entrant of a design on every split that has no record yet; returns how many failed.
 
-    `workers` and `scheduler` are those of `run_jobs`.  Safe to interrupt and to call again.
+    `workers` and `scheduler` are those of `run_jobs`.  With `published`, runs in the published table count as ended.
+    Safe to interrupt and to call again.
     """
     if scheduler is not None:
         reachable(scheduler)
-    jobs = list({job["facts"]["id"]: job for job in jobs_of(suite, design)}.values())
+    jobs = jobs_of(suite, design)
+    skipped = elsewhere(suite, jobs, design) if published else set()
+    jobs = list({job["facts"]["id"]: job for job in jobs if job["facts"]["id"] not in skipped}.values())
     waiting = [job for job in jobs if ended_record(Path(job["out"])) is None]
     names = {job["facts"]["id"]: job["entrant"] for job in jobs}
 
     def said(done: int, record: dict) -> str:
         ended = f"{names[record['id']]}, split {record['seed']}: {record['status']} in {span(record['seconds'])}"
-        return f"{ended}; about {span(seconds_left(suite, design) / workers)} left"
+        return f"{ended}; about {span(seconds_left(jobs) / workers)} left"
 
     run_jobs(execute, waiting, len(jobs), workers, scheduler, progress,
              lost=lambda job, error: write_record(job, error, 0.0, {}), said=said)  # fmt: skip
@@ -300,12 +311,32 @@ def record_of(job: dict) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def seconds_left(suite: Suite, design: str = "") -> float:
-    """What the missing runs of a design take one after another, each as long as its entrant took so far, or as the mean
-    of all where it has not run yet; NaN when nothing has."""
-    runs = pd.DataFrame(
-        [(job["entrant"], record_of(job)) for job in jobs_of(suite, design)], columns=["entrant", "record"]
-    )
+def published(suite: Suite) -> Path:
+    return suite.folder / "results" / f"{suite.name}_suite.csv"
+
+
+def published_rows(suite: Suite) -> pd.DataFrame:
+    """The published table of all designs, whatever code or data it is of; empty where there is none."""
+    path = published(suite)
+    return pd.read_csv(path, dtype={"id": str}) if path.exists() else pd.DataFrame({"id": [], "design": []})
+
+
+def elsewhere(suite: Suite, jobs: list[dict], design: str = "") -> set[str]:
+    """The jobs that need not run here: they are published, and so are the averages that need their probabilities."""
+    ids = published_ids(published_rows(suite))
+    place = {(job["entrant"], job["facts"]["seed"]): job["facts"]["id"] for job in jobs}
+    wanted = set()
+    for e in (e for e in suite.design(design)[2] if e.kind == AVERAGE):
+        for seed in {seed for _, seed in place}:
+            parts = [place[name, seed] for name in e.of]
+            wanted |= set(parts) if "+".join(parts) not in ids else set()
+    return ids & set(place.values()) - wanted
+
+
+def seconds_left(jobs: list[dict]) -> float:
+    """What those of the jobs that have no record take one after another, each as long as its entrant took so far, or as
+    the mean of all where it has not run yet; NaN when nothing has."""
+    runs = pd.DataFrame([(job["entrant"], record_of(job)) for job in jobs], columns=["entrant", "record"])
     took = runs["record"].map(lambda r: r["seconds"] if r and r["status"] == "finished" else np.nan).astype(float)
     usual = took.groupby(runs["entrant"]).transform("mean").fillna(took.mean())
     return float(usual[runs["record"].isna()].sum(skipna=False))

@@ -27,7 +27,7 @@ from .declaration import Study
 from .designs import Spec, expand
 from .files import write_atomically
 from .jobs import host_facts, reachable, run_jobs
-from .study import ended_record, runs_folder
+from .study import ended_record, published_ids, published_records, runs_folder
 
 
 class WarmKernel(NBClientEngine):
@@ -81,7 +81,7 @@ def job_of(study: Study, spec: Spec, known: set[str]) -> dict[str, Any]:
         "replicate": spec.replicate,
         "data": files["source"],
         **{name: f for name, f in files.items() if name == "outcomes"},
-        **{name: spec.data[name] for name in ("stays", "labels") if name in spec.data},
+        **{name: spec.data[name] for name in ("stays", "shares", "labels") if name in spec.data},
         "out": str((runs_folder(study) / spec.id).resolve()),
         **{name: value for name, value in settings.items() if name in known},
         "more": {name: value for name, value in settings.items() if name not in known},
@@ -182,8 +182,11 @@ def run_study(
     progress: bool = True,
     design: str = "",
     index: int | None = None,
+    published: bool = False,
 ) -> int:
     """Run every run of a design (or the one at `index`) that is not finished; returns how many failed.
+
+    With `published`, runs whose records are in the published table count as finished.
 
     `workers` processes with cores ÷ workers threads each, or the Dask cluster at `scheduler` (tcp://host:port), whose
     workers see this folder and have hsetvae installed.  Safe to interrupt and to call again.
@@ -191,7 +194,9 @@ def run_study(
     """
     if scheduler is not None:
         reachable(scheduler)
-    jobs = jobs_of(study, budget, design, index)
+    budget = budget or study.design(design).budget
+    skipped = published_ids(published_records(study, budget)) if published else set()
+    jobs = [job for job in jobs_of(study, budget, design, index) if job["facts"]["id"] not in skipped]
     open_jobs = [job for job in jobs if ended_record(Path(job["parameters"]["out"])) is None]
     run_jobs(
         execute, open_jobs, len(jobs), workers, scheduler, progress,

@@ -64,8 +64,8 @@ def test_adding_one_in_changes_what_its_question_says():
         assert (c.reference is None) == (q.bound is not None)
         if c.reference:
             assert base.but(**c.reference.settings) == base.but(**q.reference)
-    pretrained = next(c for c in plan(DECLARED, "add")[1] if c.question == "layered_pretrained")
-    assert pretrained.reference.name == "pretraining", "an arm that exists already is not made again"
+    scratch = next(c for c in plan(DECLARED, "add")[1] if c.question == "layered_from_scratch")
+    assert scratch.reference.name == "reference of pretraining", "an arm that exists already is not made again"
 
 
 def test_every_remedy_of_the_improved_preset_is_a_step_and_every_step_a_single_remedy():

@@ -26,6 +26,7 @@ from hsetvae.study import (
     publish,
     report,
     runs_folder,
+    status,
     summary,
 )
 from hsetvae.sweep import describe_run, run_study
@@ -312,9 +313,23 @@ def test_a_suite_survives_a_killed_worker_and_a_killed_suite_continues(study, tm
     records = load_records(study, "smoke")
     assert len(records) == wanted and (records["status"] == "finished").all()
     assert records.set_index("id")["seconds"][first.index].equals(first), "finished runs are not run again"
-    table = pd.read_csv(publish(study, "smoke"), dtype={"id": str})
+    table = pd.read_csv(publish(study, "smoke")[0], dtype={"id": str})
     assert table["id"].tolist() == records["id"].tolist()
     assert "0 runs failed" in report(study, "smoke")
+
+
+def test_what_another_machine_has_published_need_not_run_again(study):
+    assert [run_study(study, "smoke", workers=1, progress=False, index=i) for i in (0, 1)] == [0, 0]
+    path, missing = publish(study, "smoke")
+    total = len(expand(study, "smoke"))
+    assert missing == total - 2 and len(pd.read_csv(path)) == 2
+    with pytest.raises(StaleRecords, match=f"{missing} of {total} runs are missing"):
+        load_records(study, "smoke")
+    shutil.rmtree(runs_folder(study))
+    assert status(study, "smoke")["published"].sum() == 2
+    assert run_study(study, "smoke", workers=2, progress=False, published=True) == 0
+    assert len(local_records(study, "smoke")) == total - 2
+    assert len(load_records(study, "smoke")) == total and publish(study, "smoke")[1] == 0
 
 
 def test_a_diverging_run_is_reported_and_keeps_its_place(study, capsys):

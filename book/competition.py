@@ -1,0 +1,236 @@
+"""The suite of models on Challenge 2012 as the book shows it, from the published records, which need no data."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import html
+from pathlib import Path
+
+import bookkit
+import numpy as np
+import pandas as pd
+from challenge import RESULTS
+from IPython.display import HTML, display
+
+from hsetvae import plots
+from hsetvae.calibration import HOURS
+from hsetvae.config import PRESETS
+from hsetvae.standings import METRICS, standings
+from hsetvae.suite import CORE, Suite, load_suite, published_rows
+
+NAME = "challenge2012"
+INSTRUMENTS = {
+    "au_ratio_top": "active units at the top level (share)", "au_ratio": "active units, mean over levels (share)",
+    "mi": "mutual information (nats)", "kl_per_set": "KL (nats per set)",
+    "decoder_use_current": "decoder use, current set (nats per set)",
+    "decoder_use_next": "decoder use, next set (nats per set)", "s_past": "S_past", "s_past_untrained": "S_past, untrained",
+    "nll_per_event": "negative log likelihood (nats per event)",
+}  # fmt: skip
+COSTS = {
+    "seconds_training": ("minutes of training", 1 / 60), "stays_per_second": ("stays predicted a second", 1),
+    "peak_mib": ("peak memory (GiB)", 1 / 1024), "parameters": ("parameters", 1),
+}  # fmt: skip
+
+
+@functools.cache
+def suite() -> Suite:
+    return load_suite(str(Path(RESULTS).parent / f"{NAME}.toml"))
+
+
+@functools.cache
+def rows(design: str = "table") -> pd.DataFrame:
+    """The published rows of a design that have finished; may be empty."""
+    table = published_rows(suite())
+    return table[(table["design"] == design) & (table.get("status") == "finished")] if len(table) else table
+
+
+def there(design: str = "table") -> bool:
+    """Whether a design has records; if not, the page says what makes them."""
+    if len(rows(design)):
+        return True
+    option = "" if design == "table" else f" --design {design}"
+    bookkit.box("Not yet run", f"<p>There is no record of this part yet. "
+                f"<code>hsetvae study run --suite {NAME}{option}</code> makes it.</p>", "warning")  # fmt: skip
+    return False
+
+
+@functools.cache
+def compared(design: str = "table") -> pd.DataFrame:
+    """The standings of a design, entrants without a record left out."""
+    table = standings(suite(), rows(design), design)
+    return table[table["n"] > 0]
+
+
+def entrants() -> None:
+    """Who competes, and with what."""
+    lines = []
+    for e in suite().design()[2]:
+        settings = ", ".join(f"{name} = {value}" for name, value in e.settings.items())
+        kind = f"preset {e.preset}" if e.preset else f"mean of {' and '.join(e.of)}" if e.of else e.kind
+        lines.append({"entrant": e.title, "what it is": kind, "settings": settings, "compared with": e.against})
+    bookkit.table(lines)
+
+
+def how_many(design: str = "table") -> None:
+    """How much of the declared suite is behind the page."""
+    if there(design):
+        wanted = suite().design(design)[1]
+        done = rows(design).groupby("entrant")["seed"].nunique()
+        display(HTML(f"<p>Declared: {wanted} splits. Behind this page: {done.max()} of the entrant that has run most, "
+                     f"{done.min()} of the one that has run least ({html.escape(done.idxmin())}).</p>"))  # fmt: skip
+
+
+def scores(design: str = "table") -> None:
+    """Mean and SD over the splits of every metric."""
+    if there(design):
+        lines = []
+        for title, part in compared(design).groupby("title", sort=False):
+            line = {"entrant": title}
+            for row in part.itertuples():
+                name, better, unit = METRICS[row.metric]
+                arrow = "↑" if better > 0 else "↓"
+                line[f"{name} {arrow}"] = f"{row.mean * unit:.1f} ± {row.sd * unit:.1f}"
+            lines.append(line | {"splits": part["n"].max()})
+        bookkit.table(lines)
+
+
+def differences(metrics: tuple[str, ...], design: str = "table", entrants: tuple[str, ...] = ()) -> None:
+    """Paired differences of the entrants (all that are compared), with intervals and what they say."""
+    if there(design):
+        lines = []
+        for row in compared(design).query("metric in @metrics and pairs > 1").itertuples():
+            if not entrants or row.entrant in entrants:
+                name, _, unit = METRICS[row.metric]
+                seen = f"{row.estimate * unit:+.2f} [{row.low * unit:+.2f}, {row.high * unit:+.2f}]"
+                lines.append({"entrant": row.title, "metric": name, "difference [95 %]": seen, "p": f"{row.p:.3g}",
+                              "pairs": int(row.pairs), "so it is": row.words})  # fmt: skip
+        bookkit.table(lines)
+
+
+def forest(metric: str, delta: float, design: str = "table") -> None:
+    """Paired differences of one metric, every split a dot."""
+    if there(design):
+        name, _, unit = METRICS[metric]
+        table = compared(design).query("metric == @metric and pairs > 1").copy()
+        if not len(table):
+            return
+        values = rows(design).pivot(index="seed", columns="entrant", values=metric)
+        table["label"] = table["title"].str.cat([f", against {a}" if a == CORE else "" for a in table["against"]])
+        dots = pd.concat([
+            pd.DataFrame({"label": row.label, "difference": (values[row.entrant] - values[row.against]).dropna() * unit})
+            for row in table.itertuples()
+        ])  # fmt: skip
+        table[["estimate", "low", "high"]] *= unit
+        against = " or ".join(dict.fromkeys(table["against"]))
+        alt = "; ".join(f"{row.label}: {bookkit.signed(row)}, {row.words}" for row in table.itertuples())
+        bookkit.picture(plots.forest(table, dots, delta, f"{name}, points"), f"Paired differences in {name}. {alt}",
+                        f"Difference in {name} to {against} on the same splits; a dot is one split.")  # fmt: skip
+
+
+def calibration() -> None:
+    """Calibration error before and after, beside what true probabilities would have."""
+    if there():
+        lines = []
+        for title, part in rows().groupby(rows()["entrant"].map(_titles()), sort=False):
+            mean = part[["ece", "ece_calibrated", "ece_expected"]].mean()
+            lines.append({"entrant": title, "as predicted": f"{mean['ece']:.4f}",
+                          "calibrated": f"{mean['ece_calibrated']:.4f}",
+                          "if every probability were true": f"{mean['ece_expected']:.4f}"})  # fmt: skip
+        bookkit.table(lines)
+
+
+@functools.cache
+def _titles(design: str = "table") -> dict[str, str]:
+    return {e.name: e.title for e in suite().design(design)[2]}
+
+
+def over_hours(entrants: tuple[str, ...], metric: str = "auroc") -> pd.DataFrame:
+    """Scores by what was known at each hour: entrant, hours, mean, low, high (95 % t interval over splits)."""
+    lines = []
+    for name in entrants:
+        part = rows()[rows()["entrant"] == name]
+        for hour in HOURS:
+            values = part.get(f"{metric}_{hour:g}h", pd.Series(dtype=float)).dropna().to_numpy()
+            if len(values) > 1:
+                c = bookkit.compare(values)
+                lines.append(
+                    {"entrant": _titles()[name], "hours": hour, "mean": c.estimate, "low": c.low, "high": c.high}
+                )
+    return pd.DataFrame(lines, columns=["entrant", "hours", "mean", "low", "high"])
+
+
+def instruments(entrants: tuple[str, ...]) -> None:
+    """What the instruments show on the test stays: mean ± SD over the splits."""
+    if there():
+        found = rows()[rows()["entrant"].isin(entrants)].groupby("entrant", sort=False)
+        mean, sd = (getattr(found[list(INSTRUMENTS)], how)() for how in ("mean", "std"))
+        bookkit.table([
+            {"measure": text, **{_titles()[e]: _plus_minus(mean.at[e, name], sd.at[e, name]) for e in mean.index}}
+            for name, text in INSTRUMENTS.items()
+        ])  # fmt: skip
+
+
+def _plus_minus(mean: float, sd: float) -> str:
+    return "–" if np.isnan(mean) else f"{mean:.3g}" + ("" if np.isnan(sd) else f" ± {sd:.2g}")
+
+
+def costs() -> None:
+    """What a run of each entrant takes."""
+    if there():
+        mean = rows().groupby("entrant", sort=False)[list(COSTS)].mean()
+        lines = [{"entrant": _titles()[e], **{text: "–" if np.isnan(mean.at[e, name]) else mean.at[e, name] * unit
+                                             for name, (text, unit) in COSTS.items()}} for e in mean.index]  # fmt: skip
+        bookkit.table(lines)
+
+
+def ingredients() -> None:
+    """What the ladder takes away and adds, with the settings."""
+    whole = PRESETS[suite().design("ladder")[2][0].preset]
+    lines = []
+    for e in suite().design("ladder")[2]:
+        if e.name.startswith("without "):
+            off = {k: v for k, v in e.settings.items() if v != getattr(whole, k)}
+            present = {field.name: getattr(whole, field.name) for field in dataclasses.fields(whole)}
+            lines.append({"ingredient": e.title.removeprefix("without "),
+                          "with it": bookkit.settings_text({k: present[k] for k in off}),
+                          "without it": bookkit.settings_text(off)})  # fmt: skip
+    bookkit.table(lines)
+
+
+# --- one recorded run ------------------------------------------------------------------------------------------------
+
+
+def recorded(what: str) -> pd.DataFrame:
+    """A table of the recorded run of the recommended preset (`ablations/challenge2012.py runs`); empty without one."""
+    path = Path(RESULTS) / f"{NAME}_{what}.csv"
+    table = pd.read_csv(path) if path.exists() else pd.DataFrame({"arm": []})
+    table = table[table["arm"] == "recommended"]
+    if not len(table):
+        bookkit.box("Not yet recorded", "<p>No run of the recommended preset is recorded: <code>python ablations/"
+                    "challenge2012.py runs runs/recommended --data FILE</code> records one.</p>", "warning")  # fmt: skip
+    return table
+
+
+def deletion() -> None:
+    """How much further the named events move the logit than random ones."""
+    against = {"events_at_random": "as many random events", "cells_at_random": "random variables and windows"}
+    if len(table := recorded("deletion")):
+        bookkit.table([
+            {"the named events, against": against[row.against], "move the logit": f"{row.ratio:.1f} times as far",
+             "95 %": f"[{row.low:.1f}, {row.high:.1f}]", "stays": row.n} for row in table.itertuples()
+        ])  # fmt: skip
+
+
+def skill() -> None:
+    """Errors of imputation and forecast beside the bars, in natural units; the variables measured most often first."""
+    if len(table := recorded("skill")):
+        for task, part in table.groupby("task", sort=False):
+            display(HTML(f"<h3>{html.escape(task.capitalize())}</h3>"))
+            beyond = (part["skill"] > 0).sum()
+            display(
+                HTML(f"<p>Better than both bars: {beyond} of {len(part)} variables. The ten measured most often:</p>")
+            )
+            columns = {"variable": "variable", "n": "values", "model": "error of the model", "last": "of the last value",
+                       "mean": "of the mean", "skill": "skill"}  # fmt: skip
+            bookkit.table(part.head(10)[list(columns)].rename(columns=columns))
