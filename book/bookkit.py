@@ -164,8 +164,8 @@ def a_replicate() -> str:
     if data["source"] != "simulated":
         return f"splits the stays of {Path(data['source']).name} anew"
     train, select, test = (round(share * data["stays"]) for share in data["shares"])
-    return (f"simulates {data['stays']:,} stays of its own and learns from {train}, selects on {select} and is scored on "
-            f"{test:,}")  # fmt: skip
+    own = f"simulates {data['stays']:,} stays of its own"
+    return f"{own} and learns from {train}, selects on {select} and is scored on {test:,}"
 
 
 def findings(budget: str = BUDGET) -> None:

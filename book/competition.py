@@ -24,8 +24,8 @@ INSTRUMENTS = {
     "au_ratio_top": "active units at the top level (share)", "au_ratio": "active units, mean over levels (share)",
     "mi": "mutual information (nats)", "kl_per_set": "KL (nats per set)",
     "decoder_use_current": "decoder use, current set (nats per set)",
-    "decoder_use_next": "decoder use, next set (nats per set)", "s_past": "S_past", "s_past_untrained": "S_past, untrained",
-    "nll_per_event": "negative log likelihood (nats per event)",
+    "decoder_use_next": "decoder use, next set (nats per set)", "s_past": "S_past",
+    "s_past_untrained": "S_past, untrained", "nll_per_event": "negative log likelihood (nats per event)",
 }  # fmt: skip
 COSTS = {
     "seconds_training": ("minutes of training", 1 / 60), "stays_per_second": ("stays predicted a second", 1),
@@ -117,10 +117,8 @@ def forest(metric: str, delta: float, design: str = "table") -> None:
             return
         values = rows(design).pivot(index="seed", columns="entrant", values=metric)
         table["label"] = table["title"].str.cat([f", against {a}" if a == CORE else "" for a in table["against"]])
-        dots = pd.concat([
-            pd.DataFrame({"label": row.label, "difference": (values[row.entrant] - values[row.against]).dropna() * unit})
-            for row in table.itertuples()
-        ])  # fmt: skip
+        pairs = {row.label: (values[row.entrant] - values[row.against]).dropna() * unit for row in table.itertuples()}
+        dots = pd.concat([pd.DataFrame({"label": label, "difference": d}) for label, d in pairs.items()])
         table[["estimate", "low", "high"]] *= unit
         against = " or ".join(dict.fromkeys(table["against"]))
         alt = "; ".join(f"{row.label}: {bookkit.signed(row)}, {row.words}" for row in table.itertuples())
@@ -207,8 +205,9 @@ def recorded(what: str) -> pd.DataFrame:
     table = pd.read_csv(path) if path.exists() else pd.DataFrame({"arm": []})
     table = table[table["arm"] == "recommended"]
     if not len(table):
-        bookkit.box("Not yet recorded", "<p>No run of the recommended preset is recorded: <code>python ablations/"
-                    "challenge2012.py runs runs/recommended --data FILE</code> records one.</p>", "warning")  # fmt: skip
+        command = "python ablations/challenge2012.py runs runs/recommended --data FILE"
+        text = f"<p>Train the recommended preset; <code>{command}</code> records it.</p>"
+        bookkit.box("Not yet recorded", text, "warning")
     return table
 
 
@@ -227,10 +226,7 @@ def skill() -> None:
     if len(table := recorded("skill")):
         for task, part in table.groupby("task", sort=False):
             display(HTML(f"<h3>{html.escape(task.capitalize())}</h3>"))
-            beyond = (part["skill"] > 0).sum()
-            display(
-                HTML(f"<p>Better than both bars: {beyond} of {len(part)} variables. The ten measured most often:</p>")
-            )
-            columns = {"variable": "variable", "n": "values", "model": "error of the model", "last": "of the last value",
-                       "mean": "of the mean", "skill": "skill"}  # fmt: skip
-            bookkit.table(part.head(10)[list(columns)].rename(columns=columns))
+            beyond = f"{(part['skill'] > 0).sum()} of {len(part)} variables"
+            display(HTML(f"<p>Better than both bars: {beyond}. The ten measured most often:</p>"))
+            names = {"n": "values", "model": "error of the model", "last": "of the last value", "mean": "of the mean"}
+            bookkit.table(part.head(10)[["variable", *names, "skill"]].rename(columns=names))

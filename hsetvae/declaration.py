@@ -235,8 +235,8 @@ def _check(study: Study, path: Path) -> None:
             raise UserError(f"{path}, [endpoints.{e.name}]: delta must be above 0, it is {e.delta}")
     shares = study.data.get("shares", [1.0, 0.0, 0.0])
     if len(shares) != 3 or any(s < 0 for s in shares) or not math.isclose(sum(shares), 1):
-        raise UserError(f"{path}, [data]: shares must be three numbers that add up to 1, to learn from, to select and to "
-                        f"test; they are {shares}")  # fmt: skip
+        what = "to learn from, to select and to test"
+        raise UserError(f"{path}, [data]: shares must be three numbers that add up to 1, {what}; they are {shares}")
     for name, facts in study.budgets.items():
         if not isinstance(facts.get("replicates"), int) or facts["replicates"] < 1:
             raise UserError(f"{path}, [budgets.{name}] needs replicates = a whole number above 0")

@@ -13,8 +13,9 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,7 +52,7 @@ class Made(NamedTuple):
     validation: np.ndarray
     test: np.ndarray
     facts: dict[str, Any]
-    earlier: dict[str, np.ndarray] = {}
+    earlier: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 def compete(
@@ -88,7 +89,7 @@ def _timed(score: Callable[[np.ndarray], np.ndarray], index: np.ndarray) -> tupl
 
 
 def _on_features(
-    cohort: Cohort, parts: Split, both: Any, train: Any, used: np.ndarray, facts: dict, earlier: dict | None = None
+    cohort: Cohort, parts: Split, both: Any, train: Any, used: np.ndarray, facts: dict, earlier: Mapping | None = None
 ) -> Made:
     """A fit to the training stays scores the validation stays, a fit to both scores the test stays."""
 

@@ -49,6 +49,26 @@ def test_outcomes_of_test_stays_change_nothing_that_an_entrant_gives(ran_suite, 
     other = dataclasses.replace(cohort, outcome=outcome)
     made, _ = compete(job["facts"]["kind"], job["settings"], other, parts, 0, tmp_path)
     assert np.array_equal(made.validation, kept["validation"]) and np.array_equal(made.test, kept["test"])
+    assert bool(made.earlier) == (name != "tuned")
+    assert all(np.array_equal(p, kept[f"test_{hour}"]) for hour, p in made.earlier.items())
+
+
+def test_at_an_hour_nothing_later_counts_and_at_the_end_everything(cohort, tmp_path):
+    parts = split(cohort, 0, (0.7, 0.1, 0.2))
+    late = np.repeat(cohort.hours, np.diff(cohort.first_event)) > 12
+    other = dataclasses.replace(cohort, value=np.where(late, cohort.value + 1.0, cohort.value))
+    one, two = (compete("boosting", {}, c, parts, 0, tmp_path)[0] for c in (cohort, other))
+    assert np.array_equal(one.earlier["6h"], two.earlier["6h"]) and np.array_equal(one.earlier["12h"], two.earlier["12h"])
+    assert not np.array_equal(one.earlier["24h"], two.earlier["24h"])
+    assert cohort.hours.max() <= 48 and np.array_equal(one.earlier["48h"], one.test)
+
+
+def test_our_models_say_whether_they_are_still_vaes(suite):
+    rows = rows_of(suite).set_index("entrant").sort_index()
+    for name in ("au_ratio", "au_ratio_top", "mi", "decoder_use_current", "s_past", "kl_per_set", "nll_per_event"):
+        assert rows.loc["ours", name].notna().all() and rows.loc["boosting", name].isna().all(), name
+    assert rows.loc[["ours", "boosting", "average"], ["auroc_6h", "auprc_48h"]].notna().all(axis=None)
+    assert rows.loc["tuned", "auroc_6h"].isna().all()
 
 
 def test_the_threshold_and_all_validation_scores_ignore_the_test_stays(suite):

@@ -13,7 +13,17 @@ from hsetvae import suite as suites
 from hsetvae.challenge import best_threshold, event1, hosmer_lemeshow
 from hsetvae.config import UserError
 from hsetvae.scores import auroc
-from hsetvae.standings import METRICS, averaged, publish, report, rows_at_hand, rows_of, standings, wording
+from hsetvae.standings import (
+    METRICS,
+    averaged,
+    publish,
+    report,
+    rows_at_hand,
+    rows_of,
+    scores_of,
+    standings,
+    wording,
+)
 from hsetvae.statistics import compare
 from hsetvae.suite import jobs_of, run_suite
 
@@ -87,6 +97,21 @@ def test_what_is_published_gives_the_same_table_without_the_data(suite):
     assert len(rows_at_hand(suite)) == 2 * 5
     with pytest.raises(UserError, match="does not exist: write it with `hsetvae data"):
         run_suite(suite, workers=1)
+
+
+def test_a_calibration_is_fitted_on_the_validation_stays_and_brings_the_test_error_to_what_truth_has():
+    rng = np.random.default_rng(0)
+    truth = rng.beta(1, 6, 20_000)
+    outcome, told = (rng.random(len(truth)) < truth).astype(float), truth**2  # a ranking that is right, too low
+    half = len(truth) // 2
+    kept = {"validation": told[:half], "validation_outcome": outcome[:half], "validation_index": np.arange(half),
+            "test": told[half:], "test_outcome": outcome[half:], "test_index": np.arange(half, 2 * half)}  # fmt: skip
+    found = scores_of(kept)
+    assert found["ece"] > 5 * found["ece_calibrated"] and found["ece_calibrated"] < 3 * found["ece_expected"]
+    flipped = scores_of(kept | {"test_outcome": 1 - outcome[half:]})
+    assert flipped["ece_expected"] == found["ece_expected"], "nothing about the calibration comes from test outcomes"
+    useless = scores_of(kept | {"validation": -told[:half] + told.max()})
+    assert math.isnan(useless["ece_calibrated"]) and useless["auroc"] == found["auroc"]
 
 
 # --- the scores of the challenge -------------------------------------------------------------------------------------
