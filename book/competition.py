@@ -42,7 +42,7 @@ def suite() -> Suite:
 def rows(design: str = "table") -> pd.DataFrame:
     """The published rows of a design that have finished; may be empty."""
     table = published_rows(suite())
-    return table[(table["design"] == design) & (table.get("status") == "finished")] if len(table) else table
+    return table[(table["design"] == design) & (table["status"] == "finished")]
 
 
 def there(design: str = "table") -> bool:

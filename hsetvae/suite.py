@@ -35,6 +35,7 @@ from .study import ended_record, published_ids, runs_folder
 
 AVERAGE = "average"  # the kind of an entrant without a run of its own: the mean of the probabilities of others
 CORE = "core"  # the model of a ladder without all of its ingredients
+PLACE = ["design", "entrant", "seed", "status"]  # where a published row belongs
 
 
 # --- declaration -----------------------------------------------------------------------------------------------------
@@ -318,7 +319,7 @@ def published(suite: Suite) -> Path:
 def published_rows(suite: Suite) -> pd.DataFrame:
     """The published table of all designs, whatever code or data it is of; empty where there is none."""
     path = published(suite)
-    return pd.read_csv(path, dtype={"id": str}) if path.exists() else pd.DataFrame({"id": [], "design": []})
+    return pd.read_csv(path, dtype={"id": str}) if path.exists() else pd.DataFrame(columns=["id", *PLACE])
 
 
 def elsewhere(suite: Suite, jobs: list[dict], design: str = "") -> set[str]:
