@@ -18,6 +18,7 @@ from .challenge import best_threshold, event1, hosmer_lemeshow
 from .config import UserError
 from .files import write_atomically
 from .statistics import ALPHA, Comparison, compare, detectable
+from .study import as_published, csv_of
 from .suite import (
     AVERAGE,
     Entrant,
@@ -183,7 +184,7 @@ def rows_at_hand(suite: Suite, design: str = "") -> pd.DataFrame:
     kept = published_rows(suite)
     kept = kept[kept["design"] == design]
     if suite.data.is_file() or not len(kept):
-        here, known = rows_of(suite, design), {job["facts"]["id"] for job in jobs_of(suite, design)}
+        here, known = as_published(rows_of(suite, design)), {job["facts"]["id"] for job in jobs_of(suite, design)}
         kept = kept[[known.issuperset(id_.split("+")) for id_ in kept["id"]]]
         rows = pd.concat([part for part in (here, kept) if len(part)] or [here])
         rows = rows.drop_duplicates(["entrant", "seed"]) if len(rows) else rows
@@ -250,5 +251,5 @@ def publish(suite: Suite, design: str = "") -> str:
     rows, before = rows_at_hand(suite, design), published_rows(suite)
     missing = _missing(suite, rows, design)
     rows = pd.concat([part for part in (rows, before[before["design"] != design]) if len(part)])
-    write_atomically(path, rows.to_csv(index=False, float_format="%.6g").encode())
+    write_atomically(path, csv_of(rows).encode())
     return f"wrote {path}: {len(rows)} rows; {missing} runs of design {design} are missing"

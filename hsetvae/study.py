@@ -7,6 +7,7 @@ is never shown.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -71,6 +72,16 @@ def published_records(study: Study, budget: str) -> pd.DataFrame:
     return pd.read_csv(table, dtype={"id": str}) if table.exists() else pd.DataFrame({"id": []})
 
 
+def csv_of(records: pd.DataFrame) -> str:
+    """Records as they are published: CSV with six significant digits."""
+    return records.to_csv(index=False, float_format="%.6g")
+
+
+def as_published(records: pd.DataFrame) -> pd.DataFrame:
+    """Records as they would be read back, so that ties stay ties between runs of this machine and published ones."""
+    return pd.read_csv(io.StringIO(csv_of(records)), dtype={"id": str}) if len(records) else records
+
+
 def published_ids(records: pd.DataFrame) -> set[str]:
     """The runs of a published table that need not run again."""
     return {row["id"] for row in records.to_dict("records") if _ended(row)}
@@ -83,8 +94,8 @@ def load_records(study: Study, budget: str = "", design: str = "") -> pd.DataFra
     Raises StaleRecords, with the number of runs that are missing, when some are missing for the present code.
     """
     budget, design = budget or study.design(design).budget, study.design(design).name
-    found = [records for records in (local_records(study, budget, design), published_records(study, budget))
-             if len(records)]  # fmt: skip
+    local = as_published(local_records(study, budget, design))
+    found = [records for records in (local, published_records(study, budget)) if len(records)]
     specs = expand(study, budget, design)
     records = pd.concat(found).drop_duplicates("id") if found else pd.DataFrame({"id": []})
     wanted = {spec.id for spec in specs}
@@ -125,7 +136,7 @@ def publish(study: Study, budget: str = "", design: str = "") -> tuple[Path, int
     before = before[before["id"].isin(known - set(records["id"]))]
     path = published(study, budget)
     both = pd.concat([records, before]) if len(before) else records
-    write_atomically(path, both.to_csv(index=False, float_format="%.6g").encode())
+    write_atomically(path, csv_of(both).encode())
     return path, len({spec.id for spec in specs} - set(both["id"]))
 
 

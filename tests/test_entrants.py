@@ -58,7 +58,9 @@ def test_at_an_hour_nothing_later_counts_and_at_the_end_everything(cohort, tmp_p
     late = np.repeat(cohort.hours, np.diff(cohort.first_event)) > 12
     other = dataclasses.replace(cohort, value=np.where(late, cohort.value + 1.0, cohort.value))
     one, two = (compete("boosting", {}, c, parts, 0, tmp_path)[0] for c in (cohort, other))
-    assert np.array_equal(one.earlier["6h"], two.earlier["6h"]) and np.array_equal(one.earlier["12h"], two.earlier["12h"])
+    assert np.array_equal(one.earlier["6h"], two.earlier["6h"]) and np.array_equal(
+        one.earlier["12h"], two.earlier["12h"]
+    )
     assert not np.array_equal(one.earlier["24h"], two.earlier["24h"])
     assert cohort.hours.max() <= 48 and np.array_equal(one.earlier["48h"], one.test)
 
