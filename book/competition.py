@@ -8,6 +8,7 @@ import html
 from pathlib import Path
 
 import bookkit
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from challenge import RESULTS
@@ -156,6 +157,27 @@ def over_hours(entrants: tuple[str, ...], metric: str = "auroc") -> pd.DataFrame
                     {"entrant": _titles()[name], "hours": hour, "mean": c.estimate, "low": c.low, "high": c.high}
                 )
     return pd.DataFrame(lines, columns=["entrant", "hours", "mean", "low", "high"])
+
+
+def learning_curve(metric: str) -> None:
+    """A score against the number of stays that an entrant learned from: mean over the splits, 95 % t interval."""
+    if not there("curve"):
+        return
+    name, _, unit = METRICS[metric]
+    axis = plt.subplots(figsize=(plots.WIDTH, 3.2), layout="constrained")[1]
+    said = []
+    table = rows("curve").assign(base=rows("curve")["entrant"].map(lambda e: e.partition(" at ")[0]))
+    for (base, part), marker in zip(table.groupby("base", sort=False), "osd^", strict=False):
+        points = []
+        for _, values in part.groupby("entrant"):
+            c = bookkit.compare(values[metric].to_numpy() * unit)
+            points.append((values["train_stays"].iloc[0], c.estimate, c.estimate - c.low, c.high - c.estimate))
+        stays, mean, below, above = np.array(sorted(points)).T
+        axis.errorbar(stays, mean, yerr=[below, above], marker=marker, capsize=3, label=base)
+        said += [f"{base} with {n:.0f} stays: {value:.1f}" for n, value in zip(stays, mean, strict=True)]
+    axis.set(xscale="log", xlabel="stays to learn from", ylabel=f"{name} (times {unit})")
+    axis.legend(frameon=False)
+    bookkit.picture(axis, f"{name} against the number of stays. {'; '.join(said)}", f"{name} on the same test stays.")
 
 
 def instruments(entrants: tuple[str, ...]) -> None:

@@ -27,7 +27,7 @@ SuiteOption = Annotated[
 DesignOption = Annotated[
     str,
     typer.Option(
-        help="A design of the study: factorial, add, leave, roadmap, controls; or of the suite: table, ladder."
+        help="A design of the study: factorial, add, leave, roadmap, controls; or of the suite: table, ladder, curve."
     ),
 ]
 BudgetOption = Annotated[str, typer.Option(help="A budget of the study, for example smoke; empty: the design's own.")]

@@ -23,8 +23,8 @@ import numpy as np
 import pandas as pd
 
 from .cohort import Cohort
-from .config import PRESETS, UserError, nearest
-from .data import split
+from .config import PRESETS, UserError, nearest, stream
+from .data import Split, split
 from .declaration import content_hash, made
 from .designs import file_hash, modules_hash
 from .entrants import KINDS, compete
@@ -45,7 +45,8 @@ PLACE = ["design", "entrant", "seed", "status"]  # where a published row belongs
 class Entrant:
     """One row of the table: a kind of `entrants.KINDS` with settings, or the average of the entrants `of`.
 
-    A "model" starts from `preset`.  It is compared with the entrant `against`.
+    A "model" starts from `preset`.  It is compared with the entrant `against`.  It learns from and selects on a `share`
+    of the stays that a split gives it.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Entrant:
     preset: str = ""
     of: tuple[str, ...] = ()
     against: str = ""
+    share: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +98,8 @@ def load_suite(name: str, data: str = "", outcomes: str | os.PathLike | None = N
         designs = {"table": (declared["splits"], table)}
         if "ladder" in declared:
             designs["ladder"] = declared["ladder"]["splits"], _ladder(path, declared["ladder"], table)
+        if "curve" in declared:
+            designs["curve"] = declared["curve"]["splits"], _curve(path, declared["curve"], table)
         suite = Suite(
             folder=folder, name=path.stem, title=declared["title"], data=_place(folder, declared["data"], data),
             outcomes=Path(outcomes).resolve() if outcomes else None, groups=tuple(declared.get("groups", ())),
@@ -171,6 +175,25 @@ def _ladder(path: Path, ladder: dict, table: tuple[Entrant, ...]) -> tuple[Entra
     return tuple(arms)
 
 
+def _curve(path: Path, curve: dict, table: tuple[Entrant, ...]) -> tuple[Entrant, ...]:
+    """Some entrants at several shares of the stays, each compared at its share with the first of them."""
+    found = {e.name: e for e in table}
+    if unknown := [name for name in curve["entrants"] if name not in found]:
+        raise UserError(f'{path}, [curve]: there is no entrant "{unknown[0]}"{nearest(unknown[0], found)}')
+    if wrong := [share for share in curve["shares"] if not 0 < share <= 1]:
+        raise UserError(f"{path}, [curve]: shares are above 0 and at most 1, and one of them is {wrong[0]}")
+    first = curve["entrants"][0]
+
+    def at(name: str, share: float) -> str:
+        return f"{name} at {share:g}"
+
+    return tuple(
+        dataclasses.replace(found[name], name=at(name, share), title=f"{found[name].title}, {share:.0%}", share=share,
+                            against=at(first, share) * (name != first))
+        for share in curve["shares"] for name in curve["entrants"]
+    )  # fmt: skip
+
+
 def _check(path: Path, entrants: tuple[Entrant, ...]) -> None:
     names = [e.name for e in entrants if e.kind != AVERAGE]
     for e in entrants:
@@ -195,8 +218,9 @@ def jobs_of(suite: Suite, design: str = "") -> list[dict[str, Any]]:
         for e in (e for e in entrants if e.kind != AVERAGE):
             settings = PRESETS[e.preset].but(**e.settings).to_dict() if e.kind == "model" else e.settings
             code = modules_hash(KINDS[e.kind].modules)
-            id_ = content_hash([e.kind, settings, seed, suite.shares, suite.groups, files, code])
-            facts = {"id": id_, "kind": e.kind, "seed": seed, "settings": json.dumps(e.settings), "preset": e.preset}
+            id_ = content_hash([e.kind, settings, seed, suite.shares, e.share, suite.groups, files, code])
+            facts = {"id": id_, "kind": e.kind, "seed": seed, "settings": json.dumps(e.settings), "preset": e.preset,
+                     "share": e.share}  # fmt: skip
             jobs.append({
                 "facts": facts, "entrant": e.name, "settings": settings, "data": str(suite.data),
                 "outcomes": str(suite.outcomes or ""), "groups": suite.groups, "shares": suite.shares,
@@ -227,6 +251,15 @@ def _cohort(data: str, outcomes: str, groups: tuple[str, ...]) -> Cohort:
     return cohort.subset(index)
 
 
+def fewer(parts: Split, share: float, seed: int) -> Split:
+    """A random `share` of the training and of the validation stays; a smaller share is part of a larger one."""
+    rng = np.random.default_rng(stream(seed, "share of the stays"))
+    train, validation = (
+        np.sort(rng.permutation(part)[: round(share * len(part))]) for part in (parts.train, parts.validation)
+    )
+    return Split(train, validation, parts.test)
+
+
 def execute(job: dict[str, Any]) -> dict[str, Any]:
     """Run one entrant on one split unless its record is there -> its record; what goes wrong is in it."""
     folder, seed = Path(job["out"]), job["facts"]["seed"]
@@ -235,7 +268,7 @@ def execute(job: dict[str, Any]) -> dict[str, Any]:
     started, found, error = time.monotonic(), {}, ""
     try:
         cohort = _cohort(job["data"], job["outcomes"], tuple(job["groups"]))
-        parts = split(cohort, seed, tuple(job["shares"]))
+        parts = fewer(split(cohort, seed, tuple(job["shares"])), job["facts"]["share"], seed)
         result, peak = compete(job["facts"]["kind"], job["settings"], cohort, parts, seed, folder)
         kept = {"validation": result.validation, "test": result.test, "validation_index": parts.validation,
                 "test_index": parts.test, "validation_outcome": cohort.outcome[parts.validation],

@@ -16,10 +16,11 @@ import pytest
 from hsetvae import entrants as kinds
 from hsetvae.cli import app
 from hsetvae.config import RECOMMENDED, UserError
+from hsetvae.data import Split
 from hsetvae.events import write_cohort
 from hsetvae.simulate import simulate
 from hsetvae.standings import publish, report, rows_of, standings, status
-from hsetvae.suite import execute, jobs_of, load_suite, run_suite
+from hsetvae.suite import execute, fewer, jobs_of, load_suite, run_suite
 
 ROOT = Path(__file__).resolve().parents[1]
 DECLARED = (Path(__file__).parent / "tiny_suite.toml").read_text()
@@ -116,6 +117,20 @@ if __name__ == "__main__":
 """
 
 
+def test_a_curve_has_nested_stays_and_shares_its_last_point_with_the_table(suite):
+    table, curve = ({(job["entrant"], job["facts"]["seed"]): job["facts"]["id"] for job in jobs_of(suite, design)}
+                    for design in ("table", "curve"))  # fmt: skip
+    assert curve["ours at 1", 0] == table["ours", 0] and curve["ours at 0.5", 0] not in table.values()
+    parts = Split(np.arange(0, 70), np.arange(70, 80), np.arange(80, 100))
+    quarter, half, whole = (fewer(parts, share, seed=3) for share in (0.25, 0.5, 1.0))
+    assert set(quarter.train) < set(half.train) < set(whole.train) and set(quarter.validation) < set(half.validation)
+    assert (len(half.train), len(half.validation)) == (35, 5) and np.array_equal(whole.train, parts.train)
+    assert np.array_equal(half.test, parts.test), "all are scored on the same stays"
+    compared = {e.name: e.against for e in suite.design("curve")[2]}
+    assert compared == {"boosting at 0.5": "", "ours at 0.5": "boosting at 0.5", "boosting at 1": "",
+                        "ours at 1": "boosting at 1"}  # fmt: skip
+
+
 def test_a_killed_suite_repeats_only_what_had_not_ended(suite, tmp_path):
     for job in jobs_of(suite):
         shutil.rmtree(job["out"])
@@ -188,6 +203,8 @@ def test_the_declared_suite_of_challenge_2012_is_whole(monkeypatch):
         ("splits = 2\n", "", "lacks the entry 'splits'"),
         ('title = "ours"', "", r"\[entrants.ours\] lacks title"),
         ("trials = 2", "trails = 2", "settings lack trials"),
+        ('entrants = ["boosting", "ours"]', 'entrants = ["bosting"]', r"\[curve\]: there is no entrant"),
+        ("shares = [0.5, 1.0]", "shares = [50]", "above 0 and at most 1, and one of them is 50"),
         ("trials = 2", "trials = 2, depth = 3", 'has no setting "depth"'),
     ],
 )
