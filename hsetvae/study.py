@@ -24,6 +24,8 @@ from .files import write_atomically
 from .statistics import Comparison, compare, holm, verdict
 
 DIVERGED = "TrainingDiverged"  # how the error of a run begins whose training diverged: a result, not a mishap
+# what the words of a paired comparison mean where the other side is a fixed value that nothing was changed from
+AT_A_BOUND = {"refuted: harmful": "refuted", "refuted: negligible": "undecided (closer to the bound than matters)"}
 COMPARED = [f.name for f in dataclasses.fields(Comparison)]
 HOST = "id arm changes declaration status error seconds seconds_training date".split()  # differ between equal runs
 
@@ -230,8 +232,7 @@ def summary(study: Study, records: pd.DataFrame, design: str = "") -> pd.DataFra
         q, c = study.questions[row["question"]], Comparison(**{name: row[name] for name in COMPARED})
         delta = study.endpoints[row["endpoint"]].delta
         words = verdict(c, q.direction, delta, table.failed_share(q), row["corrected_for"])
-        # beyond a bound nothing was changed that could do harm
-        row["verdict"] = "refuted" if q.bound is not None and words == "refuted: harmful" else words
+        row["verdict"] = words if q.bound is None else AT_A_BOUND.get(words, words)
     return pd.DataFrame(rows)
 
 

@@ -24,6 +24,7 @@ HEAD = ["row", "claim", "verdict", "effect [95 %]", "n", "data"]
 # What verdicts, effects, heads and data are made of, in the order of replacement; claims stay as they were declared.
 CHINESE = {
     r"undecided at n=(\d+)": r"n=\1 时未定",
+    r"undecided \(closer to the bound than matters\)": "未定（与界限之差小到无关紧要）",
     r"undecided": "未定",
     r"could have seen nothing; ": "看不出任何效应；",
     r"could have seen (\S+); ": r"能看出的最小效应为 \1；",

@@ -117,7 +117,8 @@ def test_divergence_is_a_result_where_it_is_asked_for_and_a_failure_elsewhere():
 
 
 def test_a_bound_takes_the_place_of_a_reference():
-    for level, words in ((0.3, "supported"), (0.7, "refuted")):
+    near = "undecided (closer to the bound than matters)"
+    for level, words in ((0.3, "supported"), (0.7, "refuted"), (0.455, near)):
         rows = [{"arm": "reference", "replicate": r, "status": "finished", "au_ratio": level + r / 100}
                 for r in range(10)]  # fmt: skip
         table = summary(DECLARED, pd.DataFrame(rows), "add").query("question == 'dead_units'")

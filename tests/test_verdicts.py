@@ -13,7 +13,7 @@ from hsetvae.config import UserError
 from hsetvae.declaration import load_study
 from hsetvae.designs import expand
 from hsetvae.statistics import compare, verdict
-from hsetvae.study import load_records, publish, runs_folder
+from hsetvae.study import AT_A_BOUND, load_records, publish, runs_folder
 from hsetvae.sweep import jobs_of, write_record
 from hsetvae.verdicts import (
     END,
@@ -131,7 +131,8 @@ def test_every_verdict_has_chinese_words_and_keeps_its_numbers(d, direction, fai
 
 
 @pytest.mark.parametrize(
-    "words", [NOT_RUN, "not evaluable: an instrument, no arm", "refuted: the control does not hold"]
+    "words",
+    [NOT_RUN, "not evaluable: an instrument, no arm", "refuted: the control does not hold", *AT_A_BOUND.values()],
 )
 def test_words_that_no_comparison_gives_have_chinese_too(words):
     assert not re.search("[A-Za-z]{2}", chinese(words) + chinese(tally(pd.DataFrame({"verdict": [words]}))))
