@@ -17,8 +17,9 @@ from IPython.display import HTML, display
 from hsetvae import plots
 from hsetvae.calibration import HOURS
 from hsetvae.config import PRESETS
+from hsetvae.lineup import CORE
 from hsetvae.standings import METRICS, standings
-from hsetvae.suite import CORE, Suite, load_suite, published_rows
+from hsetvae.suite import Suite, load_suite, published_rows
 
 NAME = "challenge2012"
 INSTRUMENTS = {
@@ -144,19 +145,23 @@ def _titles(design: str = "table") -> dict[str, str]:
     return {e.name: e.title for e in suite().design(design)[2]}
 
 
-def over_hours(entrants: tuple[str, ...], metric: str = "auroc") -> pd.DataFrame:
-    """Scores by what was known at each hour: entrant, hours, mean, low, high (95 % t interval over splits)."""
-    lines = []
-    for name in entrants:
-        part = rows()[rows()["entrant"] == name]
-        for hour in HOURS:
-            values = part.get(f"{metric}_{hour:g}h", pd.Series(dtype=float)).dropna().to_numpy()
-            if len(values) > 1:
-                c = bookkit.compare(values)
-                lines.append(
-                    {"entrant": _titles()[name], "hours": hour, "mean": c.estimate, "low": c.low, "high": c.high}
-                )
-    return pd.DataFrame(lines, columns=["entrant", "hours", "mean", "low", "high"])
+def hours_curve(entrants: tuple[str, ...], metric: str = "auroc") -> None:
+    """Scores by what was known at each hour: mean over the splits, 95 % t interval."""
+    if not there():
+        return
+    name, _, unit = METRICS[metric]
+    axis, said = plt.subplots(figsize=(plots.WIDTH, 3.2), layout="constrained")[1], []
+    for shift, entrant in enumerate(entrants):
+        values = rows()[rows()["entrant"] == entrant].reindex(columns=[f"{metric}_{hour:g}h" for hour in HOURS]) * unit
+        found = [bookkit.compare(values[column].dropna().to_numpy()) for column in values]
+        reach = [[c.estimate - c.low for c in found], [c.high - c.estimate for c in found]]
+        hours, mean = np.array(HOURS) + 0.5 * shift, [c.estimate for c in found]
+        axis.errorbar(hours, mean, yerr=reach, marker="osd^"[shift], capsize=3, label=_titles()[entrant])
+        said += [f"{_titles()[entrant]} at {hour:g} h: {c.estimate:.1f}" for hour, c in zip(HOURS, found, strict=True)]
+    axis.set(xlabel="hours of the stay that were seen", ylabel=f"{name} (times {unit})", xticks=HOURS)
+    axis.legend(frameon=False)
+    caption = f"{name} on the test stays as they were known at an hour: mean over the splits, 95 % t interval."
+    bookkit.picture(axis, f"{name} against the hours seen. {'; '.join(said)}", caption)
 
 
 def learning_curve(metric: str) -> None:

@@ -17,11 +17,10 @@ from .calibration import Calibrator, expected_ece
 from .challenge import best_threshold, event1, hosmer_lemeshow
 from .config import UserError
 from .files import write_atomically
+from .lineup import AVERAGE, Entrant
 from .statistics import ALPHA, Comparison, compare, detectable
 from .study import as_published, csv_of
 from .suite import (
-    AVERAGE,
-    Entrant,
     Suite,
     elsewhere,
     jobs_of,

@@ -15,48 +15,30 @@ import sys
 import time
 import tomllib
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from . import lineup
 from .cohort import Cohort
 from .config import PRESETS, UserError, nearest, stream
 from .data import Split, split
-from .declaration import content_hash, made
+from .declaration import content_hash
 from .designs import file_hash, modules_hash
 from .entrants import KINDS, compete
 from .events import read_cohort
 from .files import write_atomically
 from .jobs import host_facts, reachable, run_jobs
+from .lineup import AVERAGE, Entrant
 from .study import ended_record, published_ids, runs_folder
 
-AVERAGE = "average"  # the kind of an entrant without a run of its own: the mean of the probabilities of others
-CORE = "core"  # the model of a ladder without all of its ingredients
 PLACE = ["design", "entrant", "seed", "status"]  # where a published row belongs
 
 
 # --- declaration -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Entrant:
-    """One row of the table: a kind of `entrants.KINDS` with settings, or the average of the entrants `of`.
-
-    A "model" starts from `preset`.  It is compared with the entrant `against`.  It learns from and selects on a `share`
-    of the stays that a split gives it.
-    """
-
-    name: str
-    title: str
-    kind: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    preset: str = ""
-    of: tuple[str, ...] = ()
-    against: str = ""
-    share: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,14 +74,14 @@ def load_suite(name: str, data: str = "", outcomes: str | os.PathLike | None = N
         raise UserError(f"{path} is not a file: give a declared suite, or call from the project's folder")
     try:
         declared = tomllib.loads(path.read_text())
-        entrants = [_entrant(path, name, table) for name, table in declared["entrants"].items()]
+        entrants = [lineup.entrant(path, name, table) for name, table in declared["entrants"].items()]
         against, folder = declared["against"], path.resolve().parent
         table = tuple(dataclasses.replace(e, against=e.against or against * (e.name != against)) for e in entrants)
         designs = {"table": (declared["splits"], table)}
         if "ladder" in declared:
-            designs["ladder"] = declared["ladder"]["splits"], _ladder(path, declared["ladder"], table)
+            designs["ladder"] = declared["ladder"]["splits"], lineup.ladder(path, declared["ladder"], table)
         if "curve" in declared:
-            designs["curve"] = declared["curve"]["splits"], _curve(path, declared["curve"], table)
+            designs["curve"] = declared["curve"]["splits"], lineup.curve(path, declared["curve"], table)
         suite = Suite(
             folder=folder, name=path.stem, title=declared["title"], data=_place(folder, declared["data"], data),
             outcomes=Path(outcomes).resolve() if outcomes else None, groups=tuple(declared.get("groups", ())),
@@ -110,97 +92,12 @@ def load_suite(name: str, data: str = "", outcomes: str | os.PathLike | None = N
     except KeyError as error:
         raise UserError(f"{path} lacks the entry {error}") from None
     for _, entrants in designs.values():
-        _check(path, entrants)
+        lineup.check(path, entrants)
     return suite
 
 
 def _place(folder: Path, declared: str, other: str) -> Path:
     return Path(other).resolve() if other else (folder / declared).resolve()
-
-
-def _entrant(path: Path, name: str, table: dict) -> Entrant:
-    where = f"{path}, [entrants.{name}]"
-    entrant = made(Entrant, path, f"entrants.{name}", name, table)
-    kinds = [*KINDS, AVERAGE]
-    if entrant.kind not in kinds:
-        raise UserError(
-            f'{where}: kind "{entrant.kind}" is not one of {", ".join(kinds)}{nearest(entrant.kind, kinds)}'
-        )
-    if entrant.kind == "model":
-        _config(path, entrant)
-    elif entrant.kind != AVERAGE:
-        kind, given = KINDS[entrant.kind], entrant.settings.keys()
-        if lacking := kind.needs - given:
-            raise UserError(f"{where}: settings lack {', '.join(sorted(lacking))}")
-        if not kind.takes_more and (unknown := given - kind.needs):
-            raise UserError(f'{where}: {entrant.kind} has no setting "{min(unknown)}"')
-    return entrant
-
-
-def _config(path: Path, entrant: Entrant):
-    if entrant.preset not in PRESETS:
-        raise UserError(f'{path}, {entrant.name}: preset "{entrant.preset}" is not one of {", ".join(PRESETS)}')
-    try:
-        return PRESETS[entrant.preset].but(**entrant.settings)
-    except UserError as error:
-        raise UserError(f"{path}, {entrant.name}: {error}") from None
-
-
-def _ladder(path: Path, ladder: dict, table: tuple[Entrant, ...]) -> tuple[Entrant, ...]:
-    """The whole model, it without each ingredient, the model without all of them, and that with each one added."""
-    whole = next((e for e in table if e.name == ladder["whole"]), None)
-    if whole is None or whole.kind != "model":
-        raise UserError(f'{path}, [ladder]: whole = "{ladder["whole"]}" is not an entrant of kind "model"')
-    present, off = _config(path, whole), {}
-    for name, ingredient in ladder["ingredients"].items():
-        arm = dataclasses.replace(
-            whole, name=f"[ladder.ingredients.{name}]", settings=whole.settings | ingredient["off"]
-        )
-        if _config(path, arm) == present:
-            raise UserError(f"{path}, [ladder.ingredients.{name}] changes nothing: it is off in {whole.name}")
-        if twice := off.keys() & ingredient["off"].keys():
-            raise UserError(f"{path}, [ladder.ingredients.{name}]: {min(twice)} belongs to another ingredient, too")
-        off |= ingredient["off"]
-
-    def arm(name: str, title: str, settings: dict, against: str) -> Entrant:
-        return Entrant(name, title, "model", whole.settings | settings, whole.preset, (), against)
-
-    arms = [dataclasses.replace(whole, against=""), arm(CORE, f"{whole.title} without all of these", off, whole.name)]
-    for name, one in ladder["ingredients"].items():
-        kept = {key: value for key, value in off.items() if key not in one["off"]}
-        arms += [
-            arm(f"without {name}", f"without {one['title']}", one["off"], whole.name),
-            arm(f"{CORE} + {name}", f"only {one['title']}", kept, CORE),
-        ]
-    return tuple(arms)
-
-
-def _curve(path: Path, curve: dict, table: tuple[Entrant, ...]) -> tuple[Entrant, ...]:
-    """Some entrants at several shares of the stays, each compared at its share with the first of them."""
-    found = {e.name: e for e in table}
-    if unknown := [name for name in curve["entrants"] if name not in found]:
-        raise UserError(f'{path}, [curve]: there is no entrant "{unknown[0]}"{nearest(unknown[0], found)}')
-    if wrong := [share for share in curve["shares"] if not 0 < share <= 1]:
-        raise UserError(f"{path}, [curve]: shares are above 0 and at most 1, and one of them is {wrong[0]}")
-    first = curve["entrants"][0]
-
-    def at(name: str, share: float) -> str:
-        return f"{name} at {share:g}"
-
-    return tuple(
-        dataclasses.replace(found[name], name=at(name, share), title=f"{found[name].title}, {share:.0%}", share=share,
-                            against=at(first, share) * (name != first))
-        for share in curve["shares"] for name in curve["entrants"]
-    )  # fmt: skip
-
-
-def _check(path: Path, entrants: tuple[Entrant, ...]) -> None:
-    names = [e.name for e in entrants if e.kind != AVERAGE]
-    for e in entrants:
-        if unknown := [name for name in (*e.of, *filter(None, [e.against])) if name not in names]:
-            raise UserError(
-                f'{path}, {e.name}: there is no entrant "{unknown[0]}" with a run{nearest(unknown[0], names)}'
-            )
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ def test_the_state_of_a_study_is_told_without_running_it(call, monkeypatch, tmp_
     status = call("study", "status", "--budget", "smoke")
     assert status.status == 0 and re.search(r"reference +2", status.out) and "missing" in status.out
     refused = call("study", "publish", "--budget", "smoke")
-    assert refused.status == 2 and "runs are missing" in refused.err
+    assert refused.status == 2 and "has ended on this machine: run it first" in refused.err
 
 
 # --- help ------------------------------------------------------------------------------------------------------------

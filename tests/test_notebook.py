@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import papermill
 import pytest
 
@@ -43,3 +44,15 @@ def test_every_endpoint_of_the_study_is_in_the_result(executed):
     folder, _ = executed
     measured = json.loads((folder / "result.json").read_text()).keys() | {"diverged"}  # which a run cannot say itself
     assert load_study(NOTEBOOK.with_name("study.toml")).endpoints.keys() <= measured
+
+
+def test_replicates_draw_their_own_stays_and_arms_of_one_share_them(executed, tmp_path):
+    seen = [pd.read_csv(executed[0] / "model" / "stays.csv", dtype=str)]
+    for name, change in {"arm": {"beta": 0.5}, "replicate": {"replicate": 2}}.items():
+        given = {"stays": 60, "epochs": 1, "replicate": 1, "out": str(tmp_path / name), "more": SMALL, **change}
+        papermill.execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", given, progress_bar=False)
+        seen.append(pd.read_csv(tmp_path / name / "model" / "stays.csv", dtype=str))
+    first, arm, other = seen
+    assert first.equals(arm), "the arms of a replicate see the same stays in the same parts"
+    assert not set(first["fingerprint"]) & set(other["fingerprint"]), "another replicate has other stays"
+    assert ((first["part"] == "train").sum(), (first["part"] == "validation").sum()) == (36, 12)

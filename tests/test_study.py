@@ -64,16 +64,6 @@ def made_up(study, effect):
     return pd.DataFrame(rows)
 
 
-def test_replicates_draw_their_own_stays_and_arms_of_one_share_them(study):
-    assert [run_study(study, "smoke", workers=1, progress=False, index=i) for i in (0, 1, 4)] == [0, 0, 0]
-    first, arm, second = (pd.read_csv(runs_folder(study) / spec.id / "model" / "stays.csv", dtype=str)
-                          for spec in np.array(expand(study, "smoke"), dtype=object)[[0, 1, 4]])  # fmt: skip
-    assert first.equals(arm), "the arms of a replicate see the same stays in the same parts"
-    assert not set(first["fingerprint"]) & set(second["fingerprint"]), "another replicate has other stays"
-    learned, selected = (first["part"] == part for part in ("train", "validation"))
-    assert abs(learned.sum() - 0.2 * 150) <= 1 and abs(selected.sum() - 0.07 * 150) <= 1
-
-
 def test_effects_are_paired_and_averaged_over_the_other_factor(study):
     records = made_up(study, effect=0.5)
     d = effects(study, records, "beta", "auroc")

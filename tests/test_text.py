@@ -46,6 +46,7 @@ LAYERS = [
     {"monitor", "report", "designs"},
     {"train"},
     {"entrants", "study"},
+    {"lineup"},
     {"suite", "sweep", "verdicts"},
     {"standings"},
     {"study_cli"},
