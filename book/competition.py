@@ -22,6 +22,7 @@ from hsetvae.standings import METRICS, standings
 from hsetvae.suite import Suite, load_suite, published_rows
 
 NAME = "challenge2012"
+MARKERS = "osd^v"  # of entrants, beside their colours
 INSTRUMENTS = {
     "au_ratio_top": "active units at the top level (share)", "au_ratio": "active units, mean over levels (share)",
     "mi": "mutual information (nats)", "kl_per_set": "KL (nats per set)",
@@ -31,7 +32,7 @@ INSTRUMENTS = {
 }  # fmt: skip
 COSTS = {
     "seconds_training": ("minutes of training", 1 / 60), "stays_per_second": ("stays predicted a second", 1),
-    "peak_mib": ("peak memory (GiB)", 1 / 1024), "parameters": ("parameters", 1),
+    "peak_mib": ("peak memory (GiB)", 1 / 1024), "parameters": ("parameters", 1), "threads": ("threads", 1),
 }  # fmt: skip
 
 
@@ -62,6 +63,14 @@ def compared(design: str = "table") -> pd.DataFrame:
     """The standings of a design, entrants without a record left out."""
     table = standings(suite(), rows(design), design)
     return table[table["n"] > 0]
+
+
+def protocol() -> None:
+    """How stays are split, from the declaration."""
+    learned, selecting, scored = (f"{share:.0%}" for share in suite().shares)
+    stays = f"the stays of sets {' and '.join(suite().groups)}"
+    display(HTML(f"<p>For every one of {suite().design()[1]} seeds {stays} are split anew, stratified by outcome: "
+                 f"{learned} are learned from, {selecting} select, {scored} are scored.</p>"))  # fmt: skip
 
 
 def entrants() -> None:
@@ -151,12 +160,13 @@ def hours_curve(entrants: tuple[str, ...], metric: str = "auroc") -> None:
         return
     name, _, unit = METRICS[metric]
     axis, said = plt.subplots(figsize=(plots.WIDTH, 3.2), layout="constrained")[1], []
-    for shift, entrant in enumerate(entrants):
+    for number, entrant in enumerate(entrants):
         values = rows()[rows()["entrant"] == entrant].reindex(columns=[f"{metric}_{hour:g}h" for hour in HOURS]) * unit
         found = [bookkit.compare(values[column].dropna().to_numpy()) for column in values]
         reach = [[c.estimate - c.low for c in found], [c.high - c.estimate for c in found]]
-        hours, mean = np.array(HOURS) + 0.5 * shift, [c.estimate for c in found]
-        axis.errorbar(hours, mean, yerr=reach, marker="osd^"[shift], capsize=3, label=_titles()[entrant])
+        hours, mean = np.array(HOURS) + 0.5 * number, [c.estimate for c in found]  # side by side, not one on another
+        marker = MARKERS[number % len(MARKERS)]
+        axis.errorbar(hours, mean, yerr=reach, marker=marker, capsize=3, label=_titles()[entrant])
         said += [f"{_titles()[entrant]} at {hour:g} h: {c.estimate:.1f}" for hour, c in zip(HOURS, found, strict=True)]
     axis.set(xlabel="hours of the stay that were seen", ylabel=f"{name} (times {unit})", xticks=HOURS)
     axis.legend(frameon=False)
@@ -172,15 +182,18 @@ def learning_curve(metric: str) -> None:
     axis = plt.subplots(figsize=(plots.WIDTH, 3.2), layout="constrained")[1]
     said = []
     table = rows("curve").assign(base=rows("curve")["entrant"].map(lambda e: e.partition(" at ")[0]))
-    for (base, part), marker in zip(table.groupby("base", sort=False), "osd^", strict=False):
+    for number, (base, part) in enumerate(table.groupby("base", sort=False)):
         points = []
         for _, values in part.groupby("entrant"):
             c = bookkit.compare(values[metric].to_numpy() * unit)
             points.append((values["train_stays"].iloc[0], c.estimate, c.estimate - c.low, c.high - c.estimate))
         stays, mean, below, above = np.array(sorted(points)).T
-        axis.errorbar(stays, mean, yerr=[below, above], marker=marker, capsize=3, label=base)
+        axis.errorbar(stays, mean, yerr=[below, above], marker=MARKERS[number % len(MARKERS)], capsize=3, label=base)
         said += [f"{base} with {n:.0f} stays: {value:.1f}" for n, value in zip(stays, mean, strict=True)]
+    ticks = sorted(table["train_stays"].unique())
     axis.set(xscale="log", xlabel="stays to learn from", ylabel=f"{name} (times {unit})")
+    axis.set_xticks(ticks, [f"{n:.0f}" for n in ticks])
+    axis.set_xticks([], minor=True)
     axis.legend(frameon=False)
     bookkit.picture(axis, f"{name} against the number of stays. {'; '.join(said)}", f"{name} on the same test stays.")
 

@@ -52,10 +52,10 @@ def diagnose(
 ) -> dict:
     """Every measure of collapse, history, gradients and calibration of a run on the stays `index`.
 
-    `index` defaults to the stays the run has not seen, and `most_sets` says how many of their sets are looked at, about
-    a second each thousand; `state` (M, k), the true latent state at each set of a
-    simulated cohort, adds how well z and h recover it.  Returns a dict that JSON can hold (None = undefined), with
-    the same measures of the network before training under "untrained".  Deterministic from `seed`.
+    `index` defaults to the stays the run has not seen; a random part of them is looked at when they hold more than
+    `most_sets` sets.  `state` (M, k), the true latent state at each set of a simulated cohort, adds how well z and h
+    recover it.  Returns a dict that JSON can hold (None = undefined), with the same measures of the network before
+    training under "untrained".  Deterministic from `seed`.
     Raises UserError without stays, with other variables than the run's, or with a stay that is too long for the model.
     """
     index = _chosen(cohort, run.unseen(cohort) if index is None else np.asarray(index), seed, most_sets)
