@@ -48,13 +48,18 @@ def rows(design: str = "table") -> pd.DataFrame:
     return table[(table["design"] == design) & (table["status"] == "finished")]
 
 
+@functools.cache
+def _not_yet(title: str, command: str) -> None:
+    """Say what makes the records that are missing, once a page."""
+    text = f"<p>What rests on these records is left out of this page: <code>{command}</code> makes them.</p>"
+    bookkit.box(title, text, "warning")
+
+
 def there(design: str = "table") -> bool:
-    """Whether a design has records; if not, the page says what makes them."""
+    """Whether a design has records; if not, the page says once what makes them."""
     if len(rows(design)):
         return True
-    option = "" if design == "table" else f" --design {design}"
-    bookkit.box("Not yet run", f"<p>There is no record of this part yet. "
-                f"<code>hsetvae study run --suite {NAME}{option}</code> makes it.</p>", "warning")  # fmt: skip
+    _not_yet(f"The {design} has not yet run", f"hsetvae study run --suite {NAME} --design {design}")
     return False
 
 
@@ -246,8 +251,7 @@ def recorded(what: str) -> pd.DataFrame:
     table = table[table["arm"] == "recommended"]
     if not len(table):
         command = "python ablations/challenge2012.py runs runs/recommended --data FILE"
-        text = f"<p>Train the recommended preset; <code>{command}</code> records it.</p>"
-        bookkit.box("Not yet recorded", text, "warning")
+        _not_yet("No run of the recommended preset is recorded", command)
     return table
 
 
