@@ -103,7 +103,9 @@ class Config:
         ledger="M6",
         choices="history.POOLINGS",
     )
-    head: Literal["linear", "mlp"] = knob("linear", "outcome head", ledger="M7")
+    head: Literal["linear", "mlp", "ensemble"] = knob(
+        "linear", "outcome head: linear; an MLP; the mean of many MLPs, each with a loss of its own", ledger="M7"
+    )
     statistics: bool = knob(False, "the outcome head also sees the statistics of each variable over the stay")
     statistics_dropout: float = knob(
         0.0, "share of these statistics hidden in training", "share", at_least=0, at_most=0.95

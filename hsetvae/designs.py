@@ -151,12 +151,16 @@ def plan(study: Study, design: str = "") -> tuple[tuple[Arm, ...], tuple[Contras
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-def expand(study: Study, budget: str = "", design: str = "") -> list[Spec]:
+def expand(study: Study, budget: str = "", design: str = "", code: str = "") -> list[Spec]:
     """All runs of a design at a budget (its own when empty): replicate by replicate, so that an interrupted suite holds
-    whole replicates.  A run's place in this list is its index."""
+    whole replicates.  A run's place in this list is its index; `code` is the hash of the code that makes them, the
+    present one when empty.
+
+    A setting at its default does not enter the id of a run: a new one that is off leaves the runs what they were.
+    """
     budget = budget or study.design(design).budget
     facts = study.budget(budget)
-    base, code = study.config(design, budget), code_hash(study.notebook)
+    base, code = study.config(design, budget), code or code_hash(study.notebook)
     data = study.data
     if data["source"] == "simulated":
         data = data | ({"stays": facts["stays"]} if "stays" in facts else {})
@@ -166,7 +170,8 @@ def expand(study: Study, budget: str = "", design: str = "") -> list[Spec]:
     for arm in plan(study, design)[0]:
         own = data | ({"labels": arm.labels} if arm.labels != "true" else {})
         config = base.but(**arm.settings)
-        found.append((arm, config, own, [config.to_dict(), _data_key(study, own), code]))
+        settings = {name: value for name, (value, _) in config.differences(Config()).items()}
+        found.append((arm, config, own, [settings, _data_key(study, own), code]))
     return [
         Spec(content_hash([what[0], replicate, *what[1:]]), arm, replicate, config, own)
         for replicate in range(facts["replicates"])

@@ -66,9 +66,9 @@ class Observed:
     def _pass(self, batch: Batch, z: Tensor) -> tuple[Tensor, ...]:
         tokens = self.model.tokens(z, batch)
         h = self.model.history(tokens, batch)
-        logits, weights = self.model.head(tokens, h, batch)
+        votes, weights = self.model.head(tokens, h, batch)
         of_set = batch.row, batch.column
-        return h[of_set], residual_stream(self.model.history, tokens)[of_set], weights[of_set], logits
+        return h[of_set], residual_stream(self.model.history, tokens)[of_set], weights[of_set], votes.squeeze(1)
 
     @torch.no_grad()
     def distortion(self, z: Tensor) -> dict[str, float]:

@@ -27,7 +27,8 @@ DIVERGED = "TrainingDiverged"  # how the error of a run begins whose training di
 # what the words of a paired comparison mean where the other side is a fixed value that nothing was changed from
 AT_A_BOUND = {"refuted: harmful": "refuted", "refuted: negligible": "undecided (closer to the bound than matters)"}
 COMPARED = [f.name for f in dataclasses.fields(Comparison)]
-HOST = "id arm changes declaration status error seconds seconds_training date".split()  # differ between equal runs
+# differ between equal runs
+HOST = "id arm changes declaration code status error seconds seconds_training date".split()
 
 
 class StaleRecords(UserError):
@@ -60,9 +61,14 @@ def published(study: Study, budget: str) -> Path:
 
 
 def local_records(study: Study, budget: str = "", design: str = "") -> pd.DataFrame:
-    """One row per run of the present declaration that has ended on this machine; failed ones have status "failed"."""
+    """One row per run of a design that has ended on this machine; failed ones have status "failed"."""
+    return records_of(study, [spec.id for spec in expand(study, budget, design)])
+
+
+def records_of(study: Study, ids: Sequence[str]) -> pd.DataFrame:
+    """The records of some runs that have ended on this machine, each once."""
     rows = []
-    for name in dict.fromkeys(spec.id for spec in expand(study, budget, design)):
+    for name in dict.fromkeys(ids):
         path = runs_folder(study) / name / "record.json"
         if path.exists():
             rows.append(json.loads(path.read_text()))

@@ -1,4 +1,4 @@
-"""The commands `hsetvae study …`: run, status, report and publish, of a declared study or of a suite of models.
+"""The commands `hsetvae study …`, of a declared study or of a suite of models.
 
 Imports that cost seconds happen inside the commands.
 """
@@ -35,6 +35,8 @@ OtherDataOption = Annotated[str, typer.Option("--data", help="An event table in 
 PublishedOption = Annotated[
     bool, typer.Option("--published", help="Do not repeat runs whose records another machine has published.")
 ]
+WorkersOption = Annotated[int, typer.Option(min=0, help="Runs side by side; 0 = one per core.")]
+SchedulerOption = Annotated[str | None, typer.Option(help="Use a Dask cluster: tcp://host:port")]
 STUDY = Path("ablations/study.toml")
 
 
@@ -70,8 +72,8 @@ def study_run(
     outcomes: OutcomesOption = None,
     index: Annotated[int | None, typer.Option(help="Only this run of the design; they count from 0.")] = None,
     show: Annotated[bool, typer.Option("--print", help="Say what the run at --index is, and run nothing.")] = False,
-    workers: Annotated[int, typer.Option(min=0, help="Runs side by side; 0 = one per core.")] = 0,
-    scheduler: Annotated[str | None, typer.Option(help="Use a Dask cluster: tcp://host:port")] = None,
+    workers: WorkersOption = 0,
+    scheduler: SchedulerOption = None,
     suite: SuiteOption = "",
     published: PublishedOption = False,
 ) -> None:
@@ -118,6 +120,32 @@ def study_status(
     from .study import status
 
     print(status(_study(study, data, outcomes), budget, design).to_string(index=False))
+
+
+@study_app.command("confirm")
+def study_confirm(
+    study: StudyOption = STUDY,
+    design: DesignOption = "",
+    budget: BudgetOption = "",
+    data: OtherDataOption = "",
+    outcomes: OutcomesOption = None,
+    workers: WorkersOption = 0,
+    scheduler: SchedulerOption = None,
+) -> None:
+    """After a change of code that should change no number: make one run of every arm again, and keep the published
+    records of all arms that repeat digit for digit."""
+    from .confirm import confirm
+    from .verdicts import publish_verdicts
+
+    declared = _study(study, data, outcomes)
+    found = confirm(declared, budget or declared.design(design).budget, workers or os.cpu_count() or 1, scheduler)
+    publish_verdicts(declared)
+    print(f"{found.arms} arms repeat digit for digit and keep their {found.records} records")
+    for words in found.differences:
+        print(f"not the same: {words}")
+    if found.differences:
+        print("the records of these arms are stale: run their designs again, `hsetvae study run --published`")
+        raise typer.Exit(1)
 
 
 @study_app.command("report")

@@ -24,7 +24,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 
 from .config import PRESETS, Config, UserError, nearest
 from .declaration import Study
-from .designs import Spec, expand
+from .designs import Spec, code_hash, expand
 from .files import write_atomically
 from .jobs import host_facts, reachable, run_jobs
 from .study import ended_record, published_ids, published_records, runs_folder
@@ -97,6 +97,7 @@ def job_of(study: Study, spec: Spec, known: set[str]) -> dict[str, Any]:
         "replicate": spec.replicate,
         "changes": json.dumps(spec.arm.settings),
         "declaration": study.key,
+        "code": code_hash(study.notebook),
     }
     return {"notebook": str(study.notebook), "parameters": parameters, "facts": facts, "name": spec.name}
 
@@ -144,20 +145,24 @@ def _last_line(problem: Exception) -> str:
 # --- all runs --------------------------------------------------------------------------------------------------------
 
 
-def jobs_of(study: Study, budget: str = "", design: str = "", index: int | None = None) -> list[dict[str, Any]]:
-    """The jobs of a design, or the one at `index`; arms that are the same run share a job."""
-    known, specs = set(inspect_notebook(study.notebook)), expand(study, budget, design)
-    if index is not None:
-        if not 0 <= index < len(specs):
-            raise UserError(f"there is no run {index}: this design and budget have runs 0 to {len(specs) - 1}")
-        specs = [specs[index]]
+def jobs_of(study: Study, specs: list[Spec]) -> list[dict[str, Any]]:
+    """The jobs of some runs; arms that are the same run share a job."""
+    known = set(inspect_notebook(study.notebook))
     return list({spec.id: job_of(study, spec, known) for spec in specs}.values())
+
+
+def run_at(specs: list[Spec], index: int) -> Spec:
+    """The run at an index; UserError when there is none."""
+    if not 0 <= index < len(specs):
+        raise UserError(f"there is no run {index}: this design and budget have runs 0 to {len(specs) - 1}")
+    return specs[index]
 
 
 def describe_run(study: Study, budget: str, design: str, index: int) -> str:
     """What the run at an index is: arm, replicate, id, state, settings, and the commands that make it."""
-    (job,) = jobs_of(study, budget, design, index)
-    spec, record = expand(study, budget, design)[index], ended_record(Path(job["parameters"]["out"]))
+    spec = run_at(expand(study, budget, design), index)
+    (job,) = jobs_of(study, [spec])
+    record = ended_record(Path(job["parameters"]["out"]))
     design, budget = study.design(design).name, budget or study.design(design).budget
     options = {"source": "--data", "outcomes": "--outcomes"} if study.elsewhere else {}
     where = "".join(f" {options[name]} {file}" for name, file in spec.data.items() if name in options)
@@ -192,11 +197,18 @@ def run_study(
     workers see this folder and have hsetvae installed.  Safe to interrupt and to call again.
     Raises UserError when nothing answers there.
     """
-    if scheduler is not None:
-        reachable(scheduler)
     budget = budget or study.design(design).budget
     skipped = published_ids(published_records(study, budget)) if published else set()
-    jobs = [job for job in jobs_of(study, budget, design, index) if job["facts"]["id"] not in skipped]
+    specs = expand(study, budget, design)
+    specs = specs if index is None else [run_at(specs, index)]
+    return run_specs(study, [spec for spec in specs if spec.id not in skipped], workers, scheduler, progress)
+
+
+def run_specs(study: Study, specs: list[Spec], workers: int, scheduler: str | None, progress: bool) -> int:
+    """Run those of some runs that are not finished; returns how many failed.  For the rest see `run_study`."""
+    if scheduler is not None:
+        reachable(scheduler)
+    jobs = jobs_of(study, specs)
     open_jobs = [job for job in jobs if ended_record(Path(job["parameters"]["out"])) is None]
     run_jobs(
         execute, open_jobs, len(jobs), workers, scheduler, progress,

@@ -48,7 +48,7 @@ LAYERS = [
     {"entrants", "study"},
     {"lineup"},
     {"suite", "sweep", "verdicts"},
-    {"standings"},
+    {"confirm", "standings"},
     {"study_cli"},
     {"api", "cli"},
 ]

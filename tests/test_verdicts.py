@@ -54,7 +54,7 @@ def study(tmp_path, monkeypatch):
 
 def run_made_up(study, design, value):
     """Write the records that real runs of a design would leave; `value(spec)` is each of their measures."""
-    jobs = {job["facts"]["id"]: job for job in jobs_of(study, "", design)}
+    jobs = {job["facts"]["id"]: job for job in jobs_of(study, expand(study, "", design))}
     for spec in expand(study, "", design):
         (runs_folder(study) / spec.id).mkdir(parents=True, exist_ok=True)
         measured = dict.fromkeys(study.endpoints, value(spec)) | {"auroc_of_truth": 0.9}
