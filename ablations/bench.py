@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import io
 import itertools
 import json
 import os
@@ -266,50 +267,49 @@ def one_memory(part: str, path: Path, stays: int) -> None:
 
 
 @app.command()
-def suite(replicates: int = 2, rounds: int = 3) -> None:
-    """Seconds of part of the standard suite: one worker, two workers, and some of it as plain code in one process.
-
-    The ways take turns, and each is as fast as in the best of its rounds: a machine that others share has slow minutes.
-    """
+def suite(replicates: int = 2, rounds: int = 2) -> None:
+    """Part of the standard suite, best of rounds: one worker, two workers, a fourth of it as plain code, also twice."""
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         shutil.copy(HERE / "run.ipynb", folder)
-        declared = (HERE / "study.toml").read_text()
-        standard = re.compile(r"(\[budgets\.standard\].*?\nreplicates = )\d+", re.DOTALL)
-        (folder / "study.toml").write_text(standard.sub(rf"\g<1>{replicates}", declared))
+        wanted = re.sub(
+            r"(?s)(standard\].*?\nreplicates = )\d+", rf"\g<1>{replicates}", (HERE / "study.toml").read_text()
+        )
+        (folder / "study.toml").write_text(wanted)
         study = [str(Path(sys.executable).with_name("hsetvae")), "study", "run", "--study", str(folder / "study.toml")]
-        commands = {
-            "one worker": [*study, "--workers", "1"],
-            "two workers": [*study, "--workers", "2"],
-            "plain code": [sys.executable, __file__, "one-suite", str(folder)],
+        plain, twice = [sys.executable, __file__, "one-suite", str(folder)], "plain code, two processes"
+        ways = {
+            f"{word} worker{'s' * (n > 1)}": [[*study, "--workers", str(n)]] for n, word in ((1, "one"), (2, "two"))
         }
-        for _, (name, command) in itertools.product(range(rounds), commands.items()):
+        ways |= {"plain code": [[*plain, "plain code/"]], twice: [[*plain, f"{twice}/a"], [*plain, f"{twice}/b"]]}
+        for _, (name, commands) in itertools.product(range(rounds), ways.items()):
             shutil.rmtree(folder / name, ignore_errors=True)
             environment = {**os.environ, "HSETVAE_RUNS": str(folder / name), "OMP_NUM_THREADS": "1"}
             started = time.perf_counter()
-            subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
-            seconds, runs = time.perf_counter() - started, len(list((folder / name).glob("*/model/done.json")))
-            rows.append({"way": name, "runs": runs, "seconds": seconds})
-            print(f"{name}: {runs} runs in {seconds:.1f} s", flush=True)
+            running = [subprocess.Popen(one, env=environment, stdout=subprocess.DEVNULL) for one in commands]
+            if any([process.wait() for process in running]):
+                raise SystemExit(f"{name} failed")
+            runs = len(list((folder / name).glob("*/model/done.json")))
+            rows.append({"way": name, "runs": runs, "seconds": time.perf_counter() - started})
+            print(*rows[-1].values(), flush=True)
     keep("suite", pd.DataFrame(rows).groupby(["way", "runs"], sort=False)["seconds"].min().reset_index())
 
 
 @app.command(hidden=True)
-def one_suite(folder: Path) -> None:
+def one_suite(folder: Path, out: str) -> None:
     """The code cells of every fourth run once more, one run after another, figures drawn as in a notebook."""
     import matplotlib.pyplot as plt
 
-    plt.switch_backend("agg")
     for path in sorted(folder.glob("one worker/*/run.ipynb"))[::4]:
         notebook, names = json.loads(path.read_text()), {}
         for cell in notebook["cells"]:
             if cell["cell_type"] == "code":
                 exec("".join(cell["source"]), names)
             if "injected-parameters" in cell["metadata"].get("tags", []):
-                names["out"] = str(folder / "plain code" / path.parent.name)
+                names["out"] = str(folder / f"{out}{path.parent.name}")
             for number in plt.get_fignums():
-                plt.figure(number).savefig(folder / "figure.png", bbox_inches="tight")
+                plt.figure(number).savefig(io.BytesIO(), bbox_inches="tight")
             plt.close("all")
 
 

@@ -12,10 +12,13 @@ import pytest
 from hsetvae import cli
 from hsetvae.config import BASELINE, IMPROVED, RECOMMENDED
 from hsetvae.data import split
+from hsetvae.declaration import Study, load_study
 from hsetvae.events import read_cohort, write_cohort
 from hsetvae.simulate import Simulation, simulate
 from hsetvae.suite import Suite, execute, jobs_of, load_suite
 from hsetvae.train import train
+
+ABLATIONS = Path(__file__).resolve().parents[1] / "ablations"
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +34,19 @@ def challenge2012() -> Path:
     if not folder:
         pytest.skip("real data: set HSETVAE_PHYSIONET2012 to a folder with set-a.tar.gz, Outcomes-a.txt ...")
     return Path(folder)
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch) -> Study:
+    """The declared study with two crossed factors, in a folder of its own."""
+    text = (ABLATIONS / "study.toml").read_text()
+    (tmp_path / "study.toml").write_text(
+        text.replace('["beta", "position", "pooling", "clipping"]', '["beta", "pooling"]')
+    )
+    shutil.copy(ABLATIONS / "run.ipynb", tmp_path)
+    monkeypatch.delenv("HSETVAE_RUNS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return load_study(tmp_path / "study.toml")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,6 @@ import pandas as pd
 import pytest
 
 from hsetvae.config import UserError
-from hsetvae.confirm import confirm
 from hsetvae.declaration import load_study
 from hsetvae.designs import code_hash, expand
 from hsetvae.simulate import simulate
@@ -28,7 +26,6 @@ from hsetvae.study import (
     publish,
     report,
     runs_folder,
-    status,
     summary,
 )
 from hsetvae.sweep import describe_run, run_study
@@ -37,19 +34,6 @@ ABLATIONS = Path(__file__).resolve().parents[1] / "ablations"
 
 
 DECLARED = load_study(ABLATIONS / "study.toml")
-
-
-@pytest.fixture
-def study(tmp_path, monkeypatch):
-    """The declared study with two crossed factors, in a folder of its own."""
-    text = (ABLATIONS / "study.toml").read_text()
-    (tmp_path / "study.toml").write_text(
-        text.replace('["beta", "position", "pooling", "clipping"]', '["beta", "pooling"]')
-    )
-    shutil.copy(ABLATIONS / "run.ipynb", tmp_path)
-    monkeypatch.delenv("HSETVAE_RUNS", raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return load_study(tmp_path / "study.toml")
 
 
 def made_up(study, effect):
@@ -321,50 +305,6 @@ def test_a_suite_survives_a_killed_worker_and_a_killed_suite_continues(study, tm
     table = pd.read_csv(publish(study, "smoke")[0], dtype={"id": str})
     assert table["id"].tolist() == records["id"].tolist()
     assert "0 runs failed" in report(study, "smoke")
-
-
-def test_what_another_machine_has_published_need_not_run_again(study):
-    assert [run_study(study, "smoke", workers=1, progress=False, index=i) for i in (0, 1)] == [0, 0]
-    path, missing = publish(study, "smoke")
-    total = len(expand(study, "smoke"))
-    assert missing == total - 2 and len(pd.read_csv(path)) == 2
-    with pytest.raises(StaleRecords, match=f"{missing} of {total} runs are missing"):
-        load_records(study, "smoke")
-    shutil.rmtree(runs_folder(study))
-    assert status(study, "smoke")["published"].sum() == 2
-    assert run_study(study, "smoke", workers=2, progress=False, published=True) == 0
-    assert len(local_records(study, "smoke")) == total - 2
-    assert len(load_records(study, "smoke")) == total and publish(study, "smoke")[1] == 0
-
-
-def test_records_of_other_code_are_kept_where_one_run_of_the_arm_repeats(study, monkeypatch):
-    assert run_study(study, "smoke", workers=2, progress=False) == 0
-    path, _ = publish(study, "smoke")
-    with pytest.raises(UserError, match="no records of other code"):
-        confirm(study, "smoke", progress=False)
-    table = pd.read_csv(path, dtype={"id": str})
-    now, before = ([spec.id for spec in expand(study, "smoke", code=code)] for code in ("", "other"))
-    table = table.assign(id=table["id"].replace(dict(zip(now, before, strict=True))), code="other")
-    other_result = table["arm"] == "beta"
-    table.loc[other_result, "auroc"] += 1e-6
-    table.to_csv(path, index=False)
-    runs = runs_folder(study)
-    shutil.rmtree(runs)
-    with pytest.raises(StaleRecords):
-        load_records(study, "smoke")
-
-    found = confirm(study, "smoke", workers=2, progress=False)
-    assert (found.arms, found.records) == (3, 6) and len(list(runs.iterdir())) == 4
-    (words,) = found.differences
-    assert re.match(r"beta, replicate \d: 1 of \d+ numbers differ, auroc was", words)
-    shutil.rmtree(runs)
-    kept = pd.read_csv(path, dtype={"id": str})
-    assert sorted(kept["code"]) == sorted([code_hash(study.notebook)] * 6 + ["other"] * 2)
-    assert status(study, "smoke").set_index("arm")["missing"].to_dict() == {
-        "reference": 0, "pooling": 0, "beta + pooling": 0, "beta": 2
-    }  # fmt: skip
-    assert run_study(study, "smoke", workers=2, progress=False, published=True) == 0
-    assert sorted(local_records(study, "smoke")["arm"]) == ["beta", "beta"]
 
 
 def test_a_diverging_run_is_reported_and_keeps_its_place(study, capsys):

@@ -1,0 +1,57 @@
+"""Records that wander: what another machine has published, and what a change of code leaves as it was."""
+
+import re
+import shutil
+
+import pandas as pd
+import pytest
+
+from hsetvae.config import UserError
+from hsetvae.confirm import confirm
+from hsetvae.designs import code_hash, expand
+from hsetvae.study import StaleRecords, load_records, local_records, publish, runs_folder, status
+from hsetvae.sweep import run_study
+
+
+def test_what_another_machine_has_published_need_not_run_again(study):
+    assert [run_study(study, "smoke", workers=1, progress=False, index=i) for i in (0, 1)] == [0, 0]
+    path, missing = publish(study, "smoke")
+    total = len(expand(study, "smoke"))
+    assert missing == total - 2 and len(pd.read_csv(path)) == 2
+    with pytest.raises(StaleRecords, match=f"{missing} of {total} runs are missing"):
+        load_records(study, "smoke")
+    shutil.rmtree(runs_folder(study))
+    assert status(study, "smoke")["published"].sum() == 2
+    assert run_study(study, "smoke", workers=2, progress=False, published=True) == 0
+    assert len(local_records(study, "smoke")) == total - 2
+    assert len(load_records(study, "smoke")) == total and publish(study, "smoke")[1] == 0
+
+
+def test_records_of_other_code_are_kept_where_one_run_of_the_arm_repeats(study, monkeypatch):
+    assert run_study(study, "smoke", workers=2, progress=False) == 0
+    path, _ = publish(study, "smoke")
+    with pytest.raises(UserError, match="no records of other code"):
+        confirm(study, "smoke", progress=False)
+    table = pd.read_csv(path, dtype={"id": str})
+    now, before = ([spec.id for spec in expand(study, "smoke", code=code)] for code in ("", "other"))
+    table = table.assign(id=table["id"].replace(dict(zip(now, before, strict=True))), code="other")
+    other_result = table["arm"] == "beta"
+    table.loc[other_result, "auroc"] += 1e-6
+    table.to_csv(path, index=False)
+    runs = runs_folder(study)
+    shutil.rmtree(runs)
+    with pytest.raises(StaleRecords):
+        load_records(study, "smoke")
+
+    found = confirm(study, "smoke", workers=2, progress=False)
+    assert (found.arms, found.records) == (3, 6) and len(list(runs.iterdir())) == 4
+    (words,) = found.differences
+    assert re.match(r"beta, replicate \d: 1 of \d+ numbers differ, auroc was", words)
+    shutil.rmtree(runs)
+    kept = pd.read_csv(path, dtype={"id": str})
+    assert sorted(kept["code"]) == sorted([code_hash(study.notebook)] * 6 + ["other"] * 2)
+    assert status(study, "smoke").set_index("arm")["missing"].to_dict() == {
+        "reference": 0, "pooling": 0, "beta + pooling": 0, "beta": 2
+    }  # fmt: skip
+    assert run_study(study, "smoke", workers=2, progress=False, published=True) == 0
+    assert sorted(local_records(study, "smoke")["arm"]) == ["beta", "beta"]
