@@ -12,7 +12,6 @@ Measurements land in ablations/runs/, ignored by git; rates are the best of seve
 from __future__ import annotations
 
 import copy
-import datetime
 import io
 import itertools
 import json
@@ -35,11 +34,11 @@ import torch
 import typer
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from hsetvae import __version__
 from hsetvae.config import IMPROVED, Config
 from hsetvae.data import Batch, Cohort, Standardiser, batches, collate, split
 from hsetvae.events import read_cohort, write_cohort, write_cohorts
 from hsetvae.gather import build
+from hsetvae.jobs import host_facts
 from hsetvae.model import HSetVAE, initialise
 from hsetvae.optim import follow, parameter_groups
 from hsetvae.simulate import simulate, simulate_blocks
@@ -74,16 +73,10 @@ def seconds(work: Callable[[int], object]) -> float:
 
 
 def facts() -> dict[str, object]:
-    return {
-        "date": f"{datetime.date.today():%Y-%m-%d}",
-        "hsetvae": __version__,
-        "torch": torch.__version__.partition("+")[0],
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-    }
+    """Versions, machine and date; the number of threads is a row's own."""
+    memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+    of_all = {name: value for name, value in host_facts().items() if name != "threads"}
+    return {**of_all, "processor": _processor(), "gib": memory}
 
 
 def _processor() -> str:
@@ -280,9 +273,11 @@ def suite(replicates: int = 2, rounds: int = 2) -> None:
         study = [str(Path(sys.executable).with_name("hsetvae")), "study", "run", "--study", str(folder / "study.toml")]
         plain, twice = [sys.executable, __file__, "one-suite", str(folder)], "plain code, two processes"
         ways = {
-            f"{word} worker{'s' * (n > 1)}": [[*study, "--workers", str(n)]] for n, word in ((1, "one"), (2, "two"))
+            "one worker": [[*study, "--workers", "1"]],
+            "two workers": [[*study, "--workers", "2"]],
+            "plain code": [[*plain, "plain code/"]],
+            twice: [[*plain, f"{twice}/a-"], [*plain, f"{twice}/b-"]],
         }
-        ways |= {"plain code": [[*plain, "plain code/"]], twice: [[*plain, f"{twice}/a"], [*plain, f"{twice}/b"]]}
         for _, (name, commands) in itertools.product(range(rounds), ways.items()):
             shutil.rmtree(folder / name, ignore_errors=True)
             environment = {**os.environ, "HSETVAE_RUNS": str(folder / name), "OMP_NUM_THREADS": "1"}

@@ -139,7 +139,7 @@ def study_confirm(
 
     declared = _study(study, data, outcomes)
     found = confirm(declared, budget or declared.design(design).budget, workers or os.cpu_count() or 1, scheduler)
-    publish_verdicts(declared)
+    publish_verdicts(declared, budget)
     print(f"{found.arms} arms repeat digit for digit and keep their {found.records} records")
     for words in found.differences:
         print(f"not the same: {words}")
@@ -193,7 +193,7 @@ def study_publish(
 
     declared = _study(study, data, outcomes)
     path, missing = publish(declared, budget, design)
-    for written in [path, *publish_verdicts(declared)]:
+    for written in [path, *publish_verdicts(declared, budget)]:
         print(f"wrote {written}")
     if missing:
         print(f"{missing} runs of this design are still missing: it gives no verdicts yet")

@@ -49,12 +49,13 @@ CHINESE = {
 START, END = "<!-- verdicts: written by `hsetvae study publish` -->", "<!-- end of verdicts -->"
 
 
-def verdicts(study: Study) -> pd.DataFrame:
+def verdicts(study: Study, budget: str = "") -> pd.DataFrame:
     """One line per row of the ledger and question or control that judges it: COLUMNS, all text.
 
-    Designs without complete records of the present code and declaration give "not yet run".
+    Designs without complete records of the present code and declaration, at `budget` or at their own when it is empty,
+    give "not yet run".
     """
-    judged = _controls(study) | _questions(study)
+    judged = _controls(study, budget) | _questions(study, budget)
     lines, named = [], set()
     path = study.folder / "ledger.csv"
     ledger = pd.read_csv(path, keep_default_na=False) if path.exists() else pd.DataFrame({"id": []})
@@ -69,14 +70,14 @@ def verdicts(study: Study) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def _questions(study: Study) -> dict[str, tuple[str, ...]]:
+def _questions(study: Study, budget: str) -> dict[str, tuple[str, ...]]:
     """Question -> verdict, effect, n, data, judged by."""
     found = {}
     for design in [name for name in ("add", "factorial") if name in study.designs]:
         names = study.factorial if design == "factorial" else study.questions
         found |= {name: (NOT_RUN, "", "", "", f"{name}, {design}") for name in names}
         try:
-            records = load_records(study, design=design)
+            records = load_records(study, budget, design)
         except StaleRecords:
             continue
         table = summary(study, records, design)
@@ -88,11 +89,11 @@ def _questions(study: Study) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _controls(study: Study) -> dict[str, tuple[str, ...]]:
+def _controls(study: Study, budget: str) -> dict[str, tuple[str, ...]]:
     found = {name: (NOT_RUN, "", "", "", f"{name}, controls") for name in study.controls}
     if "controls" in study.designs:
         try:
-            table = control_table(study, load_records(study, design="controls"))
+            table = control_table(study, load_records(study, budget, "controls"))
         except StaleRecords:
             return found
         for row in table.itertuples():
@@ -146,12 +147,13 @@ def as_markdown(table: pd.DataFrame, translated: Callable[[str], str] = str) -> 
 READMES: dict[str, Callable[[str], str]] = {"README.md": str, "README.zh.md": chinese}  # file -> its language
 
 
-def publish_verdicts(study: Study) -> list[Path]:
+def publish_verdicts(study: Study, budget: str = "") -> list[Path]:
     """Write results/verdicts.csv, and the marked section of the READMES beside the study's folder that have one.
 
-    Verdicts on other data than the declared ones go to a file of their own, and not to a README.
+    Verdicts on other data than the declared ones go to a file of their own, and not to a README.  They rest on records
+    at `budget`; those on the declared data always rest on the budgets that are declared for the designs.
     """
-    table = verdicts(study)
+    table = verdicts(study, budget if study.elsewhere else "")
     written = [published(study, "verdicts")]
     write_atomically(written[0], table.to_csv(index=False).encode())
     for name, language in READMES.items():

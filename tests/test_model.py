@@ -14,7 +14,7 @@ from hsetvae.attention import Attention, rotate, time_angles
 from hsetvae.config import BASELINE, IMPROVED, RECOMMENDED
 from hsetvae.data import Batch, Standardiser, Windows, collate
 from hsetvae.decoders import SetPrediction, chamfer, chamfer_from, dense, hungarian, squared_distances
-from hsetvae.history import TimeEncoder
+from hsetvae.history import MEMBERS, Ensemble, TimeEncoder
 from hsetvae.model import HSetVAE, has_next, initialise
 from hsetvae.objective import objective
 from hsetvae.setvae import kl_divergence
@@ -194,6 +194,25 @@ def test_pooling_weights_are_a_distribution_over_real_sets(pooling, cohort, stan
         torch.testing.assert_close(weights.amax(1), 1 / count.double())
     if pooling == "last":
         assert (weights.argmax(1) == count - 1).all() and (weights.amax(1) == 1).all()
+
+
+def test_an_ensemble_is_its_members_one_by_one():
+    torch.manual_seed(0)
+    ensemble, x = Ensemble(5, 3, 4, 0.0).double(), torch.randn(7, 3).double()
+    votes = ensemble(x)
+    for k, (w, b) in enumerate(zip(ensemble.first.weight.split(4), ensemble.first.bias.split(4), strict=True)):
+        alone = torch.nn.functional.gelu(x @ w.T + b) @ ensemble.second[k] + ensemble.bias[k]
+        torch.testing.assert_close(votes[:, k], alone)
+    assert votes.std(dim=1).min() > 0, "members start apart"
+
+
+def test_members_vote_in_training_and_speak_as_one_afterwards(cohort, standardiser):
+    model = build(RECOMMENDED.but(**SMALL, head="ensemble", dropout=0.0, statistics_dropout=0.0), cohort)
+    batch = double(collate(cohort, np.arange(6), standardiser, 256))
+    one = model(batch, sample=False)
+    many = model.train()(batch, sample=False)
+    assert one.votes.shape == (6, 1) and many.votes.shape == (6, MEMBERS)
+    torch.testing.assert_close(one.logits, many.logits)
 
 
 def test_kl_agrees_with_torch_distributions():
