@@ -80,8 +80,12 @@ def _differs(before: pd.Series, now: pd.Series) -> str:
     if now["status"] != before["status"]:
         return f"{before['status']} before and {now['status']} now ({now['error']})"
     measures = [name for name in before.index if name not in {*HOST, *host_facts()}]
-    different = [name for name in measures if not pd.Series(before[name]).equals(pd.Series(now.get(name)))]
+    different = [name for name in measures if not _same(before[name], now.get(name))]
     if not different:
         return ""
     name = different[0]
     return f"{len(different)} of {len(measures)} numbers differ, {name} was {before[name]} and is {now.get(name)}"
+
+
+def _same(a: object, b: object) -> bool:
+    return a == b or (pd.isna(a) and pd.isna(b))

@@ -155,7 +155,7 @@ POOLINGS = {
 class Ensemble(nn.Module):
     """Many small MLPs side by side on the same features (B, F) -> their logits (B, K); one product for all of them.
 
-    Each is trained by a loss of its own, so that they err in different ways (Gorishniy et al. 2024 share most weights
+    Each is trained by a loss of its own, so that they err in different ways (Gorishniy et al. 2025 share most weights
     between such members; these share none).
     """
 

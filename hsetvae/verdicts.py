@@ -150,15 +150,20 @@ READMES: dict[str, Callable[[str], str]] = {"README.md": str, "README.zh.md": ch
 def publish_verdicts(study: Study, budget: str = "") -> list[Path]:
     """Write results/verdicts.csv, and the marked section of the READMES beside the study's folder that have one.
 
-    Verdicts on other data than the declared ones go to a file of their own, and not to a README.  They rest on records
-    at `budget`; those on the declared data always rest on the budgets that are declared for the designs.
+    Verdicts on other data than the declared ones rest on records at `budget` and go to a file of their own, with what
+    was judged, and not to a README; those on the declared data rest on the budgets that the designs declare.
     """
-    table = verdicts(study, budget if study.elsewhere else "")
-    written = [published(study, "verdicts")]
+    if study.elsewhere:
+        table = verdicts(study, budget)
+        table, path = table[table["effect"] != ""], published(study, f"{budget}-verdicts".lstrip("-"))
+        if len(table):
+            write_atomically(path, table.to_csv(index=False).encode())
+        return [path] * bool(len(table))
+    table, written = verdicts(study), [published(study, "verdicts")]
     write_atomically(written[0], table.to_csv(index=False).encode())
     for name, language in READMES.items():
         readme = study.folder.parent / name
-        if not study.elsewhere and readme.is_file() and START in readme.read_text():
+        if readme.is_file() and START in readme.read_text():
             write_atomically(readme, with_section(readme.read_text(), as_markdown(table, language)).encode())
             written.append(readme)
     return written

@@ -52,10 +52,11 @@ def study(tmp_path, monkeypatch):
     return load_study(folder / "study.toml")
 
 
-def run_made_up(study, design, value):
+def run_made_up(study, design, value, budget=""):
     """Write the records that real runs of a design would leave; `value(spec)` is each of their measures."""
-    jobs = {job["facts"]["id"]: job for job in jobs_of(study, expand(study, "", design))}
-    for spec in expand(study, "", design):
+    specs = expand(study, budget, design)
+    jobs = {job["facts"]["id"]: job for job in jobs_of(study, specs)}
+    for spec in specs:
         (runs_folder(study) / spec.id).mkdir(parents=True, exist_ok=True)
         measured = dict.fromkeys(study.endpoints, value(spec)) | {"auroc_of_truth": 0.9}
         write_record(jobs[spec.id], "finished", "", 1.0, measured)
@@ -103,6 +104,19 @@ def test_publishing_writes_one_table_for_the_readme_and_the_book(study):
         assert line["claim"] in readme and line["verdict"] in readme and line["verdict"] in as_text(table)
     shutil.rmtree(runs_folder(study))
     assert verdicts(study).equals(table), "records say the same as runs"
+
+
+def test_verdicts_on_another_table_go_to_a_file_of_their_own(study, tmp_path):
+    (tmp_path / "mine.csv").write_text("stay,hours,variable,value,outcome\na,0,x,1,0\n")
+    mine = load_study(study.folder / "study.toml", str(tmp_path / "mine.csv"))
+    readme = (tmp_path / "README.md").read_text()
+    assert publish_verdicts(mine, "standard") == [], "nothing was judged"
+    run_made_up(mine, "factorial", lift, "register")
+    (written,) = publish_verdicts(mine, "register")
+    assert written.name == "mine-register-verdicts.csv" and (tmp_path / "README.md").read_text() == readme
+    table = pd.read_csv(written)
+    assert set(table["judged by"]) == {"beta, factorial", "pooling, factorial"}
+    assert set(table["data"]) == {"mine.csv"} and set(table["n"]) == {7}
 
 
 def test_the_chinese_readme_has_the_same_rows_effects_and_claims(study):
