@@ -8,7 +8,6 @@ import sys
 import time
 
 import pytest
-from test_study import study  # noqa: F401  (a fixture: the declared study with two factors, in a folder of its own)
 
 WAIT = 120  # seconds; what has not happened by then never will
 
@@ -43,7 +42,7 @@ def cluster(tmp_path):
         process.wait()
 
 
-def test_a_study_on_a_cluster_survives_a_killed_worker(study, cluster):  # noqa: F811
+def test_a_study_on_a_cluster_survives_a_killed_worker(study, cluster):
     address, (victim, survivor) = cluster
     declared = study.folder / "study.toml"
     declared.write_text(declared.read_text().replace("replicates = 2", "replicates = 1"))  # four runs
