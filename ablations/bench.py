@@ -285,8 +285,8 @@ def suite(replicates: int = 2, rounds: int = 2) -> None:
             running = [subprocess.Popen(one, env=environment, stdout=subprocess.DEVNULL) for one in commands]
             if any([process.wait() for process in running]):
                 raise SystemExit(f"{name} failed")
-            runs = len(list((folder / name).glob("*/model/done.json")))
-            rows.append({"way": name, "runs": runs, "seconds": time.perf_counter() - started})
+            took, runs = time.perf_counter() - started, len(list((folder / name).glob("*/model/done.json")))
+            rows.append({"way": name, "runs": runs, "seconds": took})
             print(*rows[-1].values(), flush=True)
     keep("suite", pd.DataFrame(rows).groupby(["way", "runs"], sort=False)["seconds"].min().reset_index())
 

@@ -155,10 +155,12 @@ def publish_verdicts(study: Study, budget: str = "") -> list[Path]:
     """
     if study.elsewhere:
         table = verdicts(study, budget)
-        table, path = table[table["effect"] != ""], published(study, f"{budget}-verdicts".lstrip("-"))
-        if len(table):
-            write_atomically(path, table.to_csv(index=False).encode())
-        return [path] * bool(len(table))
+        judged = table[table["effect"] != ""]
+        if not len(judged):
+            return []
+        path = published(study, f"{budget}-verdicts" if budget else "verdicts")
+        write_atomically(path, judged.to_csv(index=False).encode())
+        return [path]
     table, written = verdicts(study), [published(study, "verdicts")]
     write_atomically(written[0], table.to_csv(index=False).encode())
     for name, language in READMES.items():

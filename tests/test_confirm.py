@@ -27,7 +27,7 @@ def test_what_another_machine_has_published_need_not_run_again(study):
     assert len(load_records(study, "smoke")) == total and publish(study, "smoke")[1] == 0
 
 
-def test_records_of_other_code_are_kept_where_one_run_of_the_arm_repeats(study, monkeypatch):
+def test_records_of_other_code_are_kept_where_one_run_of_the_arm_repeats(study, tmp_path):
     assert run_study(study, "smoke", workers=2, progress=False) == 0
     path, _ = publish(study, "smoke")
     with pytest.raises(UserError, match="no records of other code"):
@@ -39,13 +39,16 @@ def test_records_of_other_code_are_kept_where_one_run_of_the_arm_repeats(study, 
     table.loc[other_result, "auroc"] += 1e-6
     table["collapsed"] = table["collapsed"].astype(float)  # as a column is read in which another run has a fraction
     table.to_csv(path, index=False)
-    runs = runs_folder(study)
-    shutil.rmtree(runs)
+    runs, made = runs_folder(study), tmp_path / "made"
+    runs.rename(made)
     with pytest.raises(StaleRecords):
         load_records(study, "smoke")
 
-    found = confirm(study, "smoke", workers=2, progress=False)
-    assert (found.arms, found.records) == (3, 6) and len(list(runs.iterdir())) == 4
+    for spec in expand(study, "smoke"):  # what was made is not made again, but for one arm
+        if spec.arm.name != "pooling":
+            shutil.copytree(made / spec.id, runs / spec.id)
+    found = confirm(study, "smoke", workers=1, progress=False)
+    assert (found.arms, found.records) == (3, 6) and len(list(runs.iterdir())) == 7
     (words,) = found.differences
     assert re.match(r"beta, replicate \d: 1 of \d+ numbers differ, auroc was", words)
     shutil.rmtree(runs)
@@ -54,5 +57,3 @@ def test_records_of_other_code_are_kept_where_one_run_of_the_arm_repeats(study, 
     assert status(study, "smoke").set_index("arm")["missing"].to_dict() == {
         "reference": 0, "pooling": 0, "beta + pooling": 0, "beta": 2
     }  # fmt: skip
-    assert run_study(study, "smoke", workers=2, progress=False, published=True) == 0
-    assert sorted(local_records(study, "smoke")["arm"]) == ["beta", "beta"]
