@@ -32,6 +32,7 @@ from hsetvae.monitor import TrainingWarning
 from hsetvae.simulate import simulate
 from hsetvae.statistics import compare
 from hsetvae.study import StaleRecords, asked, effects, interactions, load_records, summary
+from hsetvae.verdicts import verdicts
 
 STARTED = time.monotonic()
 WARN = warnings.showwarning
@@ -103,6 +104,7 @@ def untrained(config: Config, stays: int, seed: int = 0):
 BUDGET = "standard"
 DIRECTIONS = {1: "up", 0: "no difference", -1: "down"}
 STUDY = load_study(Path(__file__).resolve().parent.parent / "ablations" / "study.toml")
+OTHER_TABLES = [f"{name}.parquet" for name in STUDY.tables]
 
 
 @functools.cache
@@ -308,6 +310,12 @@ class Question:
             rows.append({"measure": measure, "reference": means.get("reference"), "changed": means.get("changed"),
                          "difference [95 %]": signed(row)})  # fmt: skip
         table(rows)
+
+    def elsewhere(self) -> None:
+        """The verdict on the same question from every other table that the study declares."""
+        found = verdicts(STUDY).query("claim == @self.q.claim and data in @OTHER_TABLES")
+        said = [f"{row.data}: {row.verdict}; {row.effect}, n = {row.n}" for row in found.itertuples()]
+        box("On other data", f"<p>{html.escape('; '.join(said) or 'It has not been asked there yet')}.</p>")
 
     def reproduce(self) -> None:
         changes = " ".join(f"-p {name} {value}" for name, value in self.q.changed.items())

@@ -17,21 +17,24 @@ from hsetvae.statistics import compare
 from hsetvae.study import StaleRecords, asked, control_table, effects, load_records, steps, summary
 from hsetvae.verdicts import tally, verdicts
 
+REAL = STUDY.on("physionet2012.parquet")  # the same questions asked of Challenge 2012
+
 
 @functools.cache
-def records(design: str) -> pd.DataFrame | None:
+def records(design: str, study: Study = STUDY) -> pd.DataFrame | None:
     """The records of a design; None where they are not of the present code."""
     try:
-        return load_records(STUDY, design=design)
+        return load_records(study, design=design)
     except StaleRecords:
         return None
 
 
-def complete(*designs: str) -> bool:
+def complete(*designs: str, study: Study = STUDY) -> bool:
     """Whether all these designs have records; if not, the page says what makes them."""
-    missing = [name for name in designs if records(name) is None]
+    missing = [name for name in designs if records(name, study) is None]
     if missing:
-        commands = "<br>".join(f"<code>hsetvae study run --design {name}</code>" for name in missing)
+        data = f" --data {study.elsewhere}.parquet" if study.elsewhere else ""
+        commands = "<br>".join(f"<code>hsetvae study run --design {name}{data}</code>" for name in missing)
         box("No results are shown", f"<p>The present code and declaration have no complete records of: "
             f"{', '.join(missing)}. These commands make them:<br>{commands}</p>", "warning")  # fmt: skip
     return not missing
@@ -70,9 +73,9 @@ def controls() -> None:
 
 def forests(study: Study = STUDY, design: str = "add", rows: pd.DataFrame | None = None) -> None:
     """For each endpoint the effects of the questions that it judges, every replicate visible."""
-    if rows is None and not complete(design):
+    if rows is None and not complete(design, study=study):
         return
-    found = records(design) if rows is None else rows
+    found = records(design, study) if rows is None else rows
     judged = summary(study, found, design).query("primary and n > 0").assign(label=lambda t: t["question"])
     for endpoint, part in judged.groupby("endpoint", sort=False):
         part, e = part.sort_values("estimate", ascending=False), study.endpoints[endpoint]
@@ -87,9 +90,9 @@ def forests(study: Study = STUDY, design: str = "add", rows: pd.DataFrame | None
 
 def verdict_table(study: Study = STUDY, design: str = "add", rows: pd.DataFrame | None = None) -> None:
     """Verdict, effect and prediction of every question of a design."""
-    if rows is None and not complete(design):
+    if rows is None and not complete(design, study=study):
         return
-    found = summary(study, records(design) if rows is None else rows, design).query("primary")
+    found = summary(study, records(design, study) if rows is None else rows, design).query("primary")
     table([
         {"question": row.question, "verdict": row.verdict, "difference [95 %]": f"{signed(row)} in {row.endpoint}",
          "p (Holm)": f"{row.p_holm:.3g}", "claimed": DIRECTIONS[study.questions[row.question].direction],
@@ -122,18 +125,29 @@ def survival() -> None:
         table(rows)
 
 
-def roadmap(*measures: str) -> None:
-    for measure in measures if complete("roadmap") else ():
-        found, e = steps(STUDY, records("roadmap"), measure), STUDY.endpoints[measure]
+def roadmap(*measures: str, study: Study = STUDY) -> None:
+    for measure in measures if complete("roadmap", study=study) else ():
+        found, e = steps(study, records("roadmap", study), measure), study.endpoints[measure]
         mean, n = found[found["order"] == 0].groupby(["step", "label"])["value"].mean(), found["replicate"].nunique()
         alt = "; ".join(f"{label}: {value:.3g}" for (_, label), value in mean.items())
         picture(plots.roadmap(found, f"{measure} ({e.unit})"), f"{measure} along the roadmap. {alt}",
                 f"{measure} after each step from baseline to improved; n = {n} replicates.")  # fmt: skip
 
 
+def reached() -> None:
+    """How far the arms of the crossed factors get on real stays."""
+    if (found := records("factorial", REAL)) is not None:
+        mean = found.groupby("arm")["auroc"].mean()
+        display(HTML(
+            f"<p>The {len(mean)} arms reach mean AUROCs from {mean.min():.3f} ({html.escape(mean.idxmin())}) to "
+            f"{mean.max():.3f} ({html.escape(mean.idxmax())}) on {found['n'].median():.0f} unseen stays.</p>"
+        ))  # fmt: skip
+
+
 def register_provenance() -> None:
     """Version, dates and duration of the runs behind the register."""
-    found = [r for name in STUDY.designs if (r := records(name)) is not None]
+    places = [(name, STUDY) for name in STUDY.designs] + [(name, REAL) for name in STUDY.tables[REAL.elsewhere]]
+    found = [r for place in places if (r := records(*place)) is not None]
     if not found:
         return provenance()
     r = pd.concat(found).drop_duplicates("id")

@@ -93,6 +93,7 @@ class Study:
     endpoints: dict[str, Endpoint]
     questions: dict[str, Question]
     controls: dict[str, Control]
+    tables: dict[str, dict[str, str]]  # name of another event table -> design -> the budget that it has there
     key: str  # hash of the declaration without its budgets
     elsewhere: str = ""  # name of the data when they are not the declared ones
 
@@ -118,6 +119,18 @@ class Study:
             )
         return self.budgets[name]
 
+    def on(self, data: str | os.PathLike, outcomes: str | os.PathLike | None = None) -> Study:
+        """The same study on another event table, at the budgets declared for a table of that name."""
+        files = {"source": data} | ({"outcomes": outcomes} if outcomes else {})
+        name = Path(data).stem
+        budgets = self.tables.get(name, {})
+        return dataclasses.replace(
+            self,
+            elsewhere=name,
+            data={which: str(Path(file).resolve()) for which, file in files.items()},
+            designs={n: dataclasses.replace(d, budget=budgets.get(n, d.budget)) for n, d in self.designs.items()},
+        )
+
     def config(self, design: str = "", budget: str = "") -> Config:
         """The settings that all arms of a design share, with those of a budget if one is named."""
         config = PRESETS[self.preset].but(**self.settings).but(**self.design(design).settings)
@@ -132,12 +145,15 @@ def load_study(
     `data` (an event table) and `outcomes` put another data set in the place of the declared one.
     """
     path = Path(path)
+    for file in (data, outcomes):
+        if file and not Path(file).is_file():
+            raise UserError(f"{file} does not exist: it should be the table to study")
     try:
         declared = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
     # a budget declares no claim, and its settings are among those of its runs: a new one leaves old records as they are
-    key = content_hash({name: value for name, value in declared.items() if name != "budgets"})
+    key = content_hash({name: value for name, value in declared.items() if name not in ("budgets", "tables")})
     try:
         preset, budgets = declared["preset"], dict(declared["budgets"])
         questions = {name: _spelled_out(path, preset, name, t) for name, t in _table(declared, "questions")}
@@ -147,25 +163,20 @@ def load_study(
             preset=preset,
             factorial=tuple(declared.get("factorial", ())),
             path=tuple(declared.get("path", ())),
-            data=_other_data(data, outcomes) if data else dict(declared["data"]),
+            data=dict(declared["data"]),
             settings=dict(declared.get("settings", {})),
             budgets=budgets,
             designs=_all(Design, path, "designs", declared),
             endpoints=_all(Endpoint, path, "endpoints", declared),
             questions=_all(Question, path, "questions", {"questions": questions}),
             controls=_all(Control, path, "controls", declared),
+            tables=dict(declared.get("tables", {})),
             key=key,
-            elsewhere=Path(data).stem if data else "",
         )
     except KeyError as error:
         raise UserError(f"{path} lacks the entry {error}") from None
     _check(study, path)
-    return study
-
-
-def _other_data(data: str, outcomes: str | os.PathLike | None) -> dict[str, str]:
-    files = {"source": data} | ({"outcomes": outcomes} if outcomes else {})
-    return {name: str(Path(file).resolve()) for name, file in files.items()}
+    return study.on(data, outcomes) if data else study
 
 
 def content_hash(value: Any) -> str:
@@ -244,6 +255,10 @@ def _check(study: Study, path: Path) -> None:
             study.config(design, name)  # Config checks every setting
     for design in study.designs.values():
         study.budget(design.budget)
+    for name, budgets in study.tables.items():
+        for design, budget in budgets.items():
+            if design not in study.designs or budget not in study.budgets:
+                raise UserError(f'{path}, [tables.{name}]: {design} = "{budget}" is not a design and a budget')
 
 
 def _settings(study: Study, settings: dict[str, Any], where: str) -> None:

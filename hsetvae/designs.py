@@ -151,16 +151,16 @@ def plan(study: Study, design: str = "") -> tuple[tuple[Arm, ...], tuple[Contras
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-def expand(study: Study, budget: str = "", design: str = "", code: str = "") -> list[Spec]:
+def expand(study: Study, budget: str = "", design: str = "", code: str = "", table: str = "") -> list[Spec]:
     """All runs of a design at a budget (its own when empty): replicate by replicate, so that an interrupted suite holds
     whole replicates.  A run's place in this list is its index; `code` is the hash of the code that makes them, the
-    present one when empty.
+    present one when empty, and `table` that of the study's table when it is not at hand (`table_hash`).
 
     A setting at its default does not enter the id of a run: a new one that is off leaves the runs what they were.
     """
     budget = budget or study.design(design).budget
     facts = study.budget(budget)
-    base, code = study.config(design, budget), code or code_hash(study.notebook)
+    base, code, table = study.config(design, budget), code or code_hash(study.notebook), table or table_hash(study)
     data = study.data
     if data["source"] == "simulated":
         data = data | ({"stays": facts["stays"]} if "stays" in facts else {})
@@ -171,7 +171,7 @@ def expand(study: Study, budget: str = "", design: str = "", code: str = "") -> 
         own = data | ({"labels": arm.labels} if arm.labels != "true" else {})
         config = base.but(**arm.settings)
         settings = {name: value for name, (value, _) in config.differences(Config()).items()}
-        found.append((arm, config, own, [settings, _data_key(study, own), code]))
+        found.append((arm, config, own, [settings, _data_key(own, table), code]))
     return [
         Spec(content_hash([what[0], replicate, *what[1:]]), arm, replicate, config, own)
         for replicate in range(facts["replicates"])
@@ -179,20 +179,23 @@ def expand(study: Study, budget: str = "", design: str = "", code: str = "") -> 
     ]
 
 
-def _data_key(study: Study, data: dict[str, Any]) -> str:
-    """The declaration of simulated data, or the content of the files, wherever they lie."""
-    if data["source"] == "simulated":
+FILES = ("source", "outcomes")  # what of a study's data names files
+
+
+def table_hash(study: Study) -> str:
+    """What is in the files of the study's data, wherever they lie; "" for simulated data."""
+    paths = [study.folder / study.data[name] for name in FILES if study.data.get(name, "simulated") != "simulated"]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"the study's data {path} does not exist: write it with `hsetvae data`, or change [data]")
+    return "+".join(file_hash(path, path.stat().st_mtime_ns) for path in paths)
+
+
+def _data_key(data: dict[str, Any], table: str) -> str:
+    """The declaration of the data, with the content of a table in the place of its files."""
+    if not table:
         return content_hash(data)
-    files, contents = ("source", "outcomes"), []
-    for name in files:
-        if name in data:
-            path = study.folder / data[name]
-            if not path.is_file():
-                raise UserError(
-                    f"the study's data {path} does not exist: write it with `hsetvae data`, or change [data] {name}"
-                )
-            contents.append(file_hash(path, path.stat().st_mtime_ns))
-    return content_hash([{name: value for name, value in data.items() if name not in files}, *contents])
+    return content_hash([{name: value for name, value in data.items() if name not in FILES}, *table.split("+")])
 
 
 @functools.lru_cache

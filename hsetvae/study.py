@@ -19,7 +19,7 @@ import pandas as pd
 
 from .config import UserError
 from .declaration import Control, Question, Study
-from .designs import expand, plan
+from .designs import expand, plan, table_hash
 from .files import write_atomically
 from .statistics import Comparison, compare, holm, verdict
 
@@ -27,8 +27,9 @@ DIVERGED = "TrainingDiverged"  # how the error of a run begins whose training di
 # what the words of a paired comparison mean where the other side is a fixed value that nothing was changed from
 AT_A_BOUND = {"refuted: harmful": "refuted", "refuted: negligible": "undecided (closer to the bound than matters)"}
 COMPARED = [f.name for f in dataclasses.fields(Comparison)]
+HASHES = dict.fromkeys(("id", "declaration", "code", "table"), str)  # may look like numbers
 # differ between equal runs
-HOST = "id arm changes declaration code status error seconds seconds_training date".split()
+HOST = "id arm changes declaration code table status error seconds seconds_training date".split()
 
 
 class StaleRecords(UserError):
@@ -77,7 +78,7 @@ def records_of(study: Study, ids: Sequence[str]) -> pd.DataFrame:
 
 def published_records(study: Study, budget: str) -> pd.DataFrame:
     table = published(study, budget)
-    return pd.read_csv(table, dtype={"id": str}) if table.exists() else pd.DataFrame({"id": []})
+    return pd.read_csv(table, dtype=HASHES) if table.exists() else pd.DataFrame({"id": []})
 
 
 def csv_of(records: pd.DataFrame) -> str:
@@ -87,7 +88,7 @@ def csv_of(records: pd.DataFrame) -> str:
 
 def as_published(records: pd.DataFrame) -> pd.DataFrame:
     """Records as they would be read back, so that ties stay ties between runs of this machine and published ones."""
-    return pd.read_csv(io.StringIO(csv_of(records)), dtype={"id": str}) if len(records) else records
+    return pd.read_csv(io.StringIO(csv_of(records)), dtype=HASHES) if len(records) else records
 
 
 def published_ids(records: pd.DataFrame) -> set[str]:
@@ -98,13 +99,15 @@ def published_ids(records: pd.DataFrame) -> set[str]:
 def load_records(study: Study, budget: str = "", design: str = "") -> pd.DataFrame:
     """The records of all runs of a design: this machine's where it has them, else the published ones that fit.
 
-    Beside what a run left, a row says which `arm` it is and, of a crossed factor, "reference" or "changed".
+    Beside what a run left, a row says which `arm` it is and, of a crossed factor, "reference" or "changed".  When the
+    study's table is not at hand, it is the one that the last published run saw.
     Raises StaleRecords, with the number of runs that are missing, when some are missing for the present code.
     """
     budget, design = budget or study.design(design).budget, study.design(design).name
-    local = as_published(local_records(study, budget, design))
-    found = [records for records in (local, published_records(study, budget)) if len(records)]
-    specs = expand(study, budget, design)
+    known = published_records(study, budget)
+    specs = expand(study, budget, design, table=_table(study, known))
+    local = as_published(records_of(study, [spec.id for spec in specs]))
+    found = [records for records in (local, known) if len(records)]
     records = pd.concat(found).drop_duplicates("id") if found else pd.DataFrame({"id": []})
     wanted = {spec.id for spec in specs}
     if missing := len(wanted - set(records["id"])):
@@ -113,6 +116,16 @@ def load_records(study: Study, budget: str = "", design: str = "") -> pd.DataFra
             f"{len(wanted)} runs are missing; `hsetvae study run --design {design} --budget {budget}` makes them"
         )
     return labelled(study, specs, records)
+
+
+def _table(study: Study, known: pd.DataFrame) -> str:
+    """The hash of the study's table, of which records are known: they can be read where the table is not."""
+    try:
+        return table_hash(study)
+    except UserError as error:
+        if "table" not in known:
+            raise StaleRecords(str(error)) from None
+        return str(known["table"].iloc[0])
 
 
 def labelled(study: Study, specs: list, records: pd.DataFrame) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 
 from .config import PRESETS, Config, UserError, nearest
 from .declaration import Study
-from .designs import Spec, code_hash, expand
+from .designs import FILES, Spec, code_hash, expand, table_hash
 from .files import write_atomically
 from .jobs import host_facts, reachable, run_jobs
 from .study import ended_record, published_ids, published_records, runs_folder
@@ -74,7 +74,7 @@ def job_of(study: Study, spec: Spec, known: set[str]) -> dict[str, Any]:
     `known` are the parameters of the notebook; UserError when it lacks one that is needed.
     """
     settings = {name: new for name, (new, _) in spec.config.differences(PRESETS[study.preset]).items()}
-    files = {name: spec.data[name] for name in ("source", "outcomes") if name in spec.data}
+    files = {name: spec.data[name] for name in FILES if name in spec.data}
     files = {name: f if f == "simulated" else str((study.folder / f).resolve()) for name, f in files.items()}
     parameters = {
         "preset": study.preset,
@@ -99,6 +99,8 @@ def job_of(study: Study, spec: Spec, known: set[str]) -> dict[str, Any]:
         "declaration": study.key,
         "code": code_hash(study.notebook),
     }
+    if table := table_hash(study):
+        facts["table"] = table
     return {"notebook": str(study.notebook), "parameters": parameters, "facts": facts, "name": spec.name}
 
 

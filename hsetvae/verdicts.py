@@ -44,6 +44,7 @@ CHINESE = {
     r"\(wanted (.*)\)": r"（应为 \1）",
     r" beyond (\S+)": r"，界限 \1",
     r"^simulated, (\d+) stays": r"模拟，\1 次住院",
+    r"On (\S+): ": r"在 \1 上：",
     r"^row$": "条目", r"^claim$": "主张", r"^verdict$": "结论", r"^effect \[95 %\]$": "效应 [95 %]", r"^data$": "数据",
 }  # fmt: skip
 START, END = "<!-- verdicts: written by `hsetvae study publish` -->", "<!-- end of verdicts -->"
@@ -53,9 +54,12 @@ def verdicts(study: Study, budget: str = "") -> pd.DataFrame:
     """One line per row of the ledger and question or control that judges it: COLUMNS, all text.
 
     Designs without complete records of the present code and declaration, at `budget` or at their own when it is empty,
-    give "not yet run".
+    give "not yet run".  What other tables that the study declares have to say follows on the lines of the same claim.
     """
-    judged = _controls(study, budget) | _questions(study, budget)
+    judged = {name: [found] for name, found in (_controls(study, budget) | _questions(study, budget)).items()}
+    for table in () if study.elsewhere else study.tables:
+        for name, found in _questions(study.on(f"{table}.parquet"), budget).items():
+            judged[name] += [found] if found[0] != NOT_RUN else []
     lines, named = [], set()
     path = study.folder / "ledger.csv"
     ledger = pd.read_csv(path, keep_default_na=False) if path.exists() else pd.DataFrame({"id": []})
@@ -63,10 +67,11 @@ def verdicts(study: Study, budget: str = "") -> pd.DataFrame:
     for row in ledger.itertuples():
         judges = [name for name, one in claims.items() if row.id in one.ledger]
         named |= set(judges)
-        lines += [(row.id, claims[name].claim, *judged[name]) for name in judges]
+        lines += [(row.id, claims[name].claim, *found) for name in judges for found in judged[name]]
         if not judges:
             lines.append((row.id, row.claim, "not evaluable: an instrument, no arm", "", "", "", row.shown))
-    lines += [("", one.claim, *judged[name]) for name, one in claims.items() if name not in named]
+    rest = [name for name in claims if name not in named]
+    lines += [("", claims[name].claim, *found) for name in rest for found in judged[name]]
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
@@ -104,8 +109,9 @@ def _controls(study: Study, budget: str) -> dict[str, tuple[str, ...]]:
 
 
 def _data(study: Study, design: str) -> str:
-    data = expand(study, design=design)[0].data
-    return f"simulated, {data['stays']} stays" if data["source"] == "simulated" else Path(data["source"]).name
+    if study.data["source"] != "simulated":
+        return Path(study.data["source"]).name
+    return f"simulated, {expand(study, design=design)[0].data['stays']} stays"
 
 
 def as_text(table: pd.DataFrame) -> str:
@@ -120,10 +126,16 @@ def as_text(table: pd.DataFrame) -> str:
 
 
 def tally(table: pd.DataFrame) -> str:
-    """How often each verdict was given, in one sentence."""
+    """How often each verdict was given, in one sentence; in one more for each other table of data."""
     words = table["verdict"].str.partition(" at n=")[0].str.partition(" (")[0]
     words = words.where(words != "not evaluable: an instrument, no arm", "no arm can judge")
-    return "; ".join(f"{word}: {number}" for word, number in words.value_counts().items()) + "."
+    data = table["data"].str.partition(",")[0].replace("", None)
+    data = data.fillna(data.dropna().iloc[0] if data.notna().any() else "")
+    counts = [
+        (name, "; ".join(f"{word}: {number}" for word, number in of_data.value_counts().items()))
+        for name, of_data in words.groupby(data, sort=False)
+    ]
+    return " ".join(f"On {name}: {said}." if k else f"{said}." for k, (name, said) in enumerate(counts))
 
 
 def chinese(text: str) -> str:

@@ -248,9 +248,18 @@ def test_a_study_runs_on_a_table_of_ones_own(tmp_path, monkeypatch):
     assert run_study(own, "", workers=1, progress=False, index=1) == 0
     (record,) = local_records(own).to_dict("records")
     assert record["arm"] == "head" and record["n"] == 12 and "auroc_of_truth" not in record
+    assert run_study(own, "", workers=1, progress=False) == 0 and publish(own)[1] == 0
     before = [spec.id for spec in expand(own)]
     outcomes.assign(outcome=1 - outcomes["outcome"]).to_csv(tmp_path / "outcomes.csv", index=False)
     assert not set(before) & {spec.id for spec in expand(own)}, "other data are other runs"
+
+    (tmp_path / "events.csv").rename(tmp_path / "away.csv")
+    monkeypatch.setenv("HSETVAE_RUNS", str(tmp_path / "none"))
+    assert len(load_records(own)) == len(before), "published records can be read where the table is not"
+    (tmp_path / "away.csv").rename(tmp_path / "events.csv")
+    with pytest.raises(StaleRecords):  # the outcomes are others now
+        load_records(own)
+    monkeypatch.delenv("HSETVAE_RUNS")
 
     outcomes.to_csv(tmp_path / "outcomes.csv", index=False)
     declared = load_study(ABLATIONS / "study.toml", str(tmp_path / "events.csv"), tmp_path / "outcomes.csv")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hsetvae.cli import app
 from hsetvae.config import UserError
 from hsetvae.declaration import load_study
 from hsetvae.designs import expand
@@ -119,6 +120,30 @@ def test_verdicts_on_another_table_go_to_a_file_of_their_own(study, tmp_path):
     assert set(table["data"]) == {"mine.csv"} and set(table["n"]) == {7}
 
 
+def test_a_declared_table_speaks_on_the_line_after_the_claim(study, tmp_path, capsys):
+    run_made_up(study, "factorial", lift)
+    publish(study)
+    alone = verdicts(study)
+    table = tmp_path / "physionet2012.parquet"
+    table.write_text("what is in it is known by its hash")
+    there = study.on(table)
+    assert there.design("factorial").budget == "challenge2012" and study.design("factorial").budget == "standard"
+    run_made_up(there, "factorial", lift)
+    with pytest.raises(SystemExit) as end:
+        app(["study", "publish", "--study", str(study.folder / "study.toml"), "--data", str(table)])
+    assert end.value.code in (None, 0) and "README.md" in capsys.readouterr().out
+    shutil.rmtree(runs_folder(study))
+    table.unlink()
+    both = verdicts(study)
+    others = both["data"] == "physionet2012.parquet"
+    assert both[~others].reset_index(drop=True).equals(alone) and set(both[others]["judged by"]) == {
+        "beta, factorial", "pooling, factorial"
+    }  # fmt: skip
+    for line in both.index[others]:
+        assert both.loc[line, "claim"] == both.loc[line - 1, "claim"] and both.loc[line, "n"] == "6"
+    assert "On physionet2012.parquet: " in tally(both) and tally(both).startswith(tally(alone)[:-1])
+
+
 def test_the_chinese_readme_has_the_same_rows_effects_and_claims(study):
     run_made_up(study, "factorial", lift)
     run_made_up(study, "add", lift)
@@ -149,7 +174,7 @@ def test_every_verdict_has_chinese_words_and_keeps_its_numbers(d, direction, fai
     [NOT_RUN, "not evaluable: an instrument, no arm", "refuted: the control does not hold", *AT_A_BOUND.values()],
 )
 def test_words_that_no_comparison_gives_have_chinese_too(words):
-    assert not re.search("[A-Za-z]{2}", chinese(words) + chinese(tally(pd.DataFrame({"verdict": [words]}))))
+    assert not re.search("[A-Za-z]{2}", chinese(words) + chinese(tally(pd.DataFrame({"verdict": [words], "data": ""}))))
 
 
 def test_publishing_a_design_keeps_the_records_of_the_others_and_each_run_once(study):
@@ -167,7 +192,7 @@ def test_publishing_a_design_keeps_the_records_of_the_others_and_each_run_once(s
 
 def test_a_tally_counts_words_and_not_their_numbers():
     words = ["supported", "undecided at n=8 (could have seen 1; 20 replicates would show 1)", "undecided at n=10 (x)"]
-    assert tally(pd.DataFrame({"verdict": words})) == "undecided: 2; supported: 1."
+    assert tally(pd.DataFrame({"verdict": words, "data": ""})) == "undecided: 2; supported: 1."
 
 
 def test_a_readme_without_marks_is_refused():
