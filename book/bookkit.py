@@ -174,13 +174,13 @@ def findings(budget: str = BUDGET) -> None:
     """All questions with verdict and effect."""
     if records(budget) is None:
         return
+    found = verdicts(STUDY, "" if budget == BUDGET else budget).query("`judged by`.str.endswith(', factorial')")
     rows = []
-    for _, row in effects_table(budget).query("primary").iterrows():
-        q = STUDY.questions[row.question]
-        link = f'<a href="ablations/{q.name}.html">{html.escape(q.claim)}</a>'
-        effect = f"{signed(row)} in {q.endpoint}"
-        rows.append({"claim": link, "verdict": row.verdict, "effect [95 %]": effect, "n": row.n})
-    table(rows, escape=False)
+    for row in found.drop_duplicates(["claim", "data"]).to_dict("records"):
+        page = row["judged by"].partition(",")[0]
+        link = f'<a href="ablations/{page}.html">{html.escape(row["claim"])}</a>'
+        rows.append({"claim": link, **{name: html.escape(row[name]) for name in ("verdict", "effect", "n", "data")}})
+    table(pd.DataFrame(rows).rename(columns={"effect": "effect [95 %]"}), escape=False)
     judges = [STUDY.endpoints[name] for name in dict.fromkeys(STUDY.questions[q].endpoint for q in STUDY.factorial)]
     meanings = "; ".join(f"<code>{e.name}</code> is {html.escape(e.text)} ({html.escape(e.unit)})" for e in judges)
     display(HTML(f"<p>n is the number of replicates: each {html.escape(a_replicate())}. {meanings}.</p>"))

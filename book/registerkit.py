@@ -101,14 +101,28 @@ def verdict_table(study: Study = STUDY, design: str = "add", rows: pd.DataFrame 
 
 
 def mechanisms() -> None:
-    """For each question the measures that should move if its explanation holds."""
-    if complete("add"):
-        found, rows = records("add"), []
-        for q in asked(STUDY, "add"):
-            for measure in q.mechanism if q.bound is None else ():
-                row = pd.Series(vars(compare(effects(STUDY, found, q.name, measure, "add").to_numpy())))
-                rows.append({"question": q.name, "measure": measure, "difference [95 %]": signed(row)})
-        table(rows)
+    """For each question the measures that should move if its explanation holds, and what it means that they did."""
+    if not complete("add"):
+        return
+    found, rows = records("add"), []
+    verdict = summary(STUDY, found, "add").query("primary").set_index("question")["verdict"]
+    for q in (q for q in asked(STUDY, "add") if q.mechanism and q.bound is None):
+        parts = {True: [], False: []}
+        for measure in (m for m in q.mechanism if m != q.endpoint):
+            c = compare(effects(STUDY, found, q.name, measure, "add").to_numpy())
+            parts[c.low > 0 or c.high < 0].append(f"{measure} {signed(c)}")
+        rows.append({"question": q.name, "verdict": verdict[q.name].partition(" (")[0],
+                     "moved": "; ".join(parts[True]) or "–", "did not move": "; ".join(parts[False]) or "–",
+                     "so": _so(bool(parts[True]), verdict[q.name])})  # fmt: skip
+    table(rows)
+
+
+def _so(acts: bool, verdict: str) -> str:
+    """What a moved mechanism and a verdict say together."""
+    ends = {"supported": "follows", "refuted: harmful": "goes the other way", "refuted": "does not follow"}
+    end = next((words for begin, words in ends.items() if verdict.startswith(begin)), "is undecided")
+    joint = "but" if acts != (end == "follows") and end != "is undecided" else "and"
+    return f"{'it acts' if acts else 'no sign that it acts'}, {joint} its endpoint {end}"
 
 
 def survival() -> None:

@@ -131,6 +131,9 @@ class Config:
     mean_weight: float = knob(0.0, "weight of the mean regulariser mean(mu²)", "", "L2", at_least=0)
     class_weight: float = knob(0.5, "weight w of the outcome's cross-entropy", "", "H2", at_least=0)
     dynamic_weights: bool = knob(False, "reconstruction weight 1 → 0.5, outcome weight 0 → w", ledger="L4")
+    teacher: float = knob(
+        0.0, "share of boosting's probability in the outcome that the head learns from", "share", at_least=0, at_most=1
+    )
     label_smoothing: float = knob(0.0, "label smoothing in training", "share", "L5", at_least=0, at_most=0.5)
 
     # --- training --------------------------------------------------------------------------------------------------
@@ -325,6 +328,7 @@ RECOMMENDED = BASELINE.but(
     head="ensemble",
     statistics=True,
     statistics_dropout=0.3,
+    teacher=0.5,
     beta=0.1,
     free_bits=0.0,
     class_weight=1.0,

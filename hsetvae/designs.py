@@ -23,8 +23,8 @@ from .declaration import Design, Question, Study, content_hash
 
 # What decides the numbers of a run.  A changed comment or docstring changes nothing, a changed line of code does.
 CODE = (
-    "attention cohort config controls data decoders diagnostics evaluate events gather history mapped measures model "
-    "objective observe optim runs scores setvae simulate summary tables train"
+    "attention baselines cohort config controls data decoders diagnostics evaluate events gather history mapped "
+    "measures model objective observe optim runs scores setvae simulate summary tables teacher train"
 ).split()
 
 

@@ -27,6 +27,7 @@ from .optim import CLIPS, follow, lr_at, parameter_groups, set_stage
 from .progress import Progress
 from .runs import Run, claim, identity_of, load_resume, load_run, load_tensors, save_history, save_resume
 from .scores import auroc
+from .teacher import taught
 
 ROWS_PER_EPOCH = 4  # rows of the history; validation is scored at the end of each epoch
 RESUME_SECONDS = 60  # a resume point at least this often, and after every epoch
@@ -94,7 +95,8 @@ def train(
             device,
         )
         load_tensors(model.setvae, out / "pretraining" / "model.safetensors", prefix="setvae.")
-    _fit(model, config, cohort, split, standardiser, out, seed, progress, device)
+    learned = taught(cohort, split.train, config.teacher, seed)
+    _fit(model, config, learned, split, standardiser, out, seed, progress, device)
     return load_run(out)
 
 

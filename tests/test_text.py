@@ -38,7 +38,7 @@ LAYERS = [
     {"gather"},
     {"events"},
     {"simulate", "physionet", "controls", "model"},
-    {"objective", "runs"},
+    {"objective", "runs", "teacher"},
     {"evaluate"},
     {"generate", "observe", "calibration"},
     {"diagnostics", "explain", "skill"},

@@ -1,0 +1,50 @@
+"""A teacher says what is likely, never what happened to the stay itself."""
+
+import dataclasses
+
+import numpy as np
+
+from hsetvae.data import split
+from hsetvae.scores import auroc
+from hsetvae.simulate import simulate
+from hsetvae.teacher import taught
+
+COHORT = simulate(300, seed=3).cohort
+PARTS = split(COHORT, 0)
+
+
+def test_only_the_outcomes_of_training_stays_are_softened():
+    soft = taught(COHORT, PARTS.train, 0.4, seed=0).outcome
+    others = np.setdiff1d(np.arange(len(COHORT)), PARTS.train)
+    assert np.array_equal(soft[others], COHORT.outcome[others])
+    y = COHORT.outcome[PARTS.train]
+    moved = np.abs(soft[PARTS.train] - y)
+    assert (moved > 0).all() and (moved < 0.4).all(), "a probability is neither 0 nor 1"
+    assert taught(COHORT, PARTS.train, 0.0, seed=0) is COHORT
+
+
+def test_a_teacher_knows_the_risk_and_not_the_stay_itself():
+    every = np.arange(len(COHORT))
+    p = taught(COHORT, every, 1.0, seed=0).outcome
+    assert auroc(COHORT.outcome, p) > 0.55
+    rng = np.random.default_rng(0)
+    chance = dataclasses.replace(COHORT, outcome=rng.permutation(COHORT.outcome))
+    p = taught(chance, every, 1.0, seed=0).outcome
+    assert auroc(chance.outcome, p) < 0.65, "out of fold nothing of a stay's own outcome can be known"
+
+
+def test_a_teacher_without_both_outcomes_or_without_outcomes_says_nothing():
+    outcome = np.where(np.arange(len(COHORT)) == PARTS.train[0], 1.0, 0.0)
+    one = dataclasses.replace(COHORT, outcome=outcome)
+    assert taught(one, PARTS.train, 0.5, seed=0) is one
+    none = dataclasses.replace(COHORT, outcome=None)
+    assert taught(none, PARTS.train, 0.5, seed=0) is none
+
+
+def test_unknown_outcomes_stay_unknown_and_two_calls_agree():
+    outcome = COHORT.outcome.copy()
+    outcome[PARTS.train[:20]] = np.nan
+    some = dataclasses.replace(COHORT, outcome=outcome)
+    first, again = (taught(some, PARTS.train, 0.5, seed=4).outcome for _ in range(2))
+    assert np.isnan(first[PARTS.train[:20]]).all() and not np.isnan(first[PARTS.train[20:]]).any()
+    assert np.array_equal(first, again, equal_nan=True), "a resumed run has the same teacher"
