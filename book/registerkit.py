@@ -146,6 +146,15 @@ def roadmap(*measures: str, study: Study = STUDY) -> None:
         alt = "; ".join(f"{label}: {value:.3g}" for (_, label), value in mean.items())
         picture(plots.roadmap(found, f"{measure} ({e.unit})"), f"{measure} along the roadmap. {alt}",
                 f"{measure} after each step from baseline to improved; n = {n} replicates.")  # fmt: skip
+        road = found[found["order"] == 0].pivot(index="replicate", columns="step", values="value")
+        way = compare((road.iloc[:, -1] - road.iloc[:, 0]).dropna().to_numpy())
+        rows = [(name, compare(effects(study, records("roadmap", study), name, measure, "roadmap").to_numpy()))
+                for name in study.path]  # fmt: skip
+        least, most = (choose(rows, key=lambda row: row[1].estimate) for choose in (min, max))
+        display(HTML(
+            f"<p>The whole way changes {measure} by {signed(way)}. As a mean over the orders {most[0]} adds most, "
+            f"{signed(most[1])}, and {least[0]} least, {signed(least[1])}.</p>"
+        ))  # fmt: skip
 
 
 def reached() -> None:
