@@ -104,7 +104,7 @@ def untrained(config: Config, stays: int, seed: int = 0):
 BUDGET = "standard"
 DIRECTIONS = {1: "up", 0: "no difference", -1: "down"}
 STUDY = load_study(Path(__file__).resolve().parent.parent / "ablations" / "study.toml")
-OTHER_TABLES = [f"{name}.parquet" for name in STUDY.tables]
+OTHER_TABLES = [Path(table.source).name for table in STUDY.tables.values()]
 
 
 @functools.cache
@@ -177,13 +177,14 @@ def findings(budget: str = BUDGET) -> None:
     found = verdicts(STUDY, "" if budget == BUDGET else budget).query("`judged by`.str.endswith(', factorial')")
     rows = []
     for row in found.drop_duplicates(["claim", "data"]).to_dict("records"):
-        page = row["judged by"].partition(",")[0]
-        link = f'<a href="ablations/{page}.html">{html.escape(row["claim"])}</a>'
+        link = f'<a href="ablations/{row["judged by"].partition(",")[0]}.html">{html.escape(row["claim"])}</a>'
         rows.append({"claim": link, **{name: html.escape(row[name]) for name in ("verdict", "effect", "n", "data")}})
     table(pd.DataFrame(rows).rename(columns={"effect": "effect [95 %]"}), escape=False)
     judges = [STUDY.endpoints[name] for name in dict.fromkeys(STUDY.questions[q].endpoint for q in STUDY.factorial)]
     meanings = "; ".join(f"<code>{e.name}</code> is {html.escape(e.text)} ({html.escape(e.unit)})" for e in judges)
-    display(HTML(f"<p>n is the number of replicates: each {html.escape(a_replicate())}. {meanings}.</p>"))
+    others = sorted(set(found["data"]) & set(OTHER_TABLES))
+    each = "; ".join([a_replicate(), *(f"on {name} each splits the stays anew" for name in others)])
+    display(HTML(f"<p>n is the number of replicates: each {html.escape(each)}. {meanings}.</p>"))
     r = records(budget)
     reached = r.groupby("arm")["auroc"].mean()
     box("How far these models get", f"<p>At this budget the {len(reached)} arms reach mean AUROCs from "
@@ -313,9 +314,10 @@ class Question:
 
     def elsewhere(self) -> None:
         """The verdict on the same question from every other table that the study declares."""
-        found = verdicts(STUDY).query("claim == @self.q.claim and data in @OTHER_TABLES")
+        found = verdicts(STUDY).query("claim == @self.q.claim and data in @OTHER_TABLES").drop_duplicates("data")
         said = [f"{row.data}: {row.verdict}; {row.effect}, n = {row.n}" for row in found.itertuples()]
-        box("On other data", f"<p>{html.escape('; '.join(said) or 'It has not been asked there yet')}.</p>")
+        said = "; ".join(said) or "the present code and declaration have no complete records there"
+        box("On other data", f"<p>{html.escape(said)}.</p>")
 
     def reproduce(self) -> None:
         changes = " ".join(f"-p {name} {value}" for name, value in self.q.changed.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import html
+import os
 
 import pandas as pd
 from bookkit import DIRECTIONS, STUDY, box, picture, provenance, settings_text, signed, table
@@ -17,7 +18,7 @@ from hsetvae.statistics import compare
 from hsetvae.study import StaleRecords, asked, control_table, effects, load_records, steps, summary
 from hsetvae.verdicts import tally, verdicts
 
-REAL = STUDY.on("physionet2012.parquet")  # the same questions asked of Challenge 2012
+REAL = STUDY.on(STUDY.tables["physionet2012"].source)  # the same questions asked of Challenge 2012
 
 
 @functools.cache
@@ -33,7 +34,7 @@ def complete(*designs: str, study: Study = STUDY) -> bool:
     """Whether all these designs have records; if not, the page says what makes them."""
     missing = [name for name in designs if records(name, study) is None]
     if missing:
-        data = f" --data {study.elsewhere}.parquet" if study.elsewhere else ""
+        data = f" --data {os.path.relpath(study.data['source'], study.folder.parent)}" if study.elsewhere else ""
         commands = "<br>".join(f"<code>hsetvae study run --design {name}{data}</code>" for name in missing)
         box("No results are shown", f"<p>The present code and declaration have no complete records of: "
             f"{', '.join(missing)}. These commands make them:<br>{commands}</p>", "warning")  # fmt: skip
@@ -101,28 +102,23 @@ def verdict_table(study: Study = STUDY, design: str = "add", rows: pd.DataFrame 
 
 
 def mechanisms() -> None:
-    """For each question the measures that should move if its explanation holds, and what it means that they did."""
+    """For each question the endpoint and the measures that should move if its explanation holds: which ones did."""
     if not complete("add"):
         return
-    found, rows = records("add"), []
+    found, refuted, others = records("add"), [], []
     verdict = summary(STUDY, found, "add").query("primary").set_index("question")["verdict"]
     for q in (q for q in asked(STUDY, "add") if q.mechanism and q.bound is None):
         parts = {True: [], False: []}
-        for measure in (m for m in q.mechanism if m != q.endpoint):
+        for measure in dict.fromkeys((q.endpoint, *q.mechanism)):
             c = compare(effects(STUDY, found, q.name, measure, "add").to_numpy())
             parts[c.low > 0 or c.high < 0].append(f"{measure} {signed(c)}")
-        rows.append({"question": q.name, "verdict": verdict[q.name].partition(" (")[0],
-                     "moved": "; ".join(parts[True]) or "–", "did not move": "; ".join(parts[False]) or "–",
-                     "so": _so(bool(parts[True]), verdict[q.name])})  # fmt: skip
-    table(rows)
-
-
-def _so(acts: bool, verdict: str) -> str:
-    """What a moved mechanism and a verdict say together."""
-    ends = {"supported": "follows", "refuted: harmful": "goes the other way", "refuted": "does not follow"}
-    end = next((words for begin, words in ends.items() if verdict.startswith(begin)), "is undecided")
-    joint = "but" if acts != (end == "follows") and end != "is undecided" else "and"
-    return f"{'it acts' if acts else 'no sign that it acts'}, {joint} its endpoint {end}"
+        seen = {"moved": "; ".join(parts[True]) or "–", "not seen to move": "; ".join(parts[False]) or "–"}
+        if verdict[q.name].startswith("refuted"):
+            refuted.append({"refuted claim": q.claim, **seen, "why we expected what we expected": q.why})
+        else:
+            others.append({"question": q.name, "verdict": verdict[q.name].partition(" (")[0], **seen})
+    table(refuted)
+    table(others)
 
 
 def survival() -> None:
@@ -148,12 +144,12 @@ def roadmap(*measures: str, study: Study = STUDY) -> None:
                 f"{measure} after each step from baseline to improved; n = {n} replicates.")  # fmt: skip
         road = found[found["order"] == 0].pivot(index="replicate", columns="step", values="value")
         way = compare((road.iloc[:, -1] - road.iloc[:, 0]).dropna().to_numpy())
-        rows = [(name, compare(effects(study, records("roadmap", study), name, measure, "roadmap").to_numpy()))
-                for name in study.path]  # fmt: skip
-        least, most = (choose(rows, key=lambda row: row[1].estimate) for choose in (min, max))
+        change = {q: effects(study, records("roadmap", study), q, measure, "roadmap").mean() for q in study.path}
+        low, high = min(change, key=change.get), max(change, key=change.get)
         display(HTML(
-            f"<p>The whole way changes {measure} by {signed(way)}. As a mean over the orders {most[0]} adds most, "
-            f"{signed(most[1])}, and {least[0]} least, {signed(least[1])}.</p>"
+            f"<p>The whole way changes {measure} by {signed(way)}. As a mean over the orders {high} raises it most, "
+            f"{change[high]:+.3f}, and {low} lowers it most, {change[low]:+.3f}; that these two are the extremes of so "
+            "many is partly luck.</p>"
         ))  # fmt: skip
 
 
@@ -169,7 +165,7 @@ def reached() -> None:
 
 def register_provenance() -> None:
     """Version, dates and duration of the runs behind the register."""
-    places = [(name, STUDY) for name in STUDY.designs] + [(name, REAL) for name in STUDY.tables[REAL.elsewhere]]
+    places = [(name, STUDY) for name in STUDY.designs] + [(n, REAL) for n in STUDY.tables[REAL.elsewhere].budgets]
     found = [r for place in places if (r := records(*place)) is not None]
     if not found:
         return provenance()

@@ -77,6 +77,18 @@ class Design:
     seed: int = 0  # decides the random orders
 
 
+@dataclass(frozen=True)
+class Table:
+    """Another event table on which the study runs as well, and the budget that a design has there.
+
+    `source` is relative to the declaration, `budgets` are by design.
+    """
+
+    name: str
+    source: str
+    budgets: dict[str, str]
+
+
 @dataclass(frozen=True, eq=False)
 class Study:
     """A declaration as read from TOML.  `folder` holds run.ipynb, results/ and runs/."""
@@ -93,9 +105,10 @@ class Study:
     endpoints: dict[str, Endpoint]
     questions: dict[str, Question]
     controls: dict[str, Control]
-    tables: dict[str, dict[str, str]]  # name of another event table -> design -> the budget that it has there
-    key: str  # hash of the declaration without its budgets
+    tables: dict[str, Table]
+    key: str  # hash of the declaration without budgets and other tables
     elsewhere: str = ""  # name of the data when they are not the declared ones
+    home: Study | None = None  # then: the same study on the declared ones
 
     @property
     def notebook(self) -> Path:
@@ -120,14 +133,15 @@ class Study:
         return self.budgets[name]
 
     def on(self, data: str | os.PathLike, outcomes: str | os.PathLike | None = None) -> Study:
-        """The same study on another event table, at the budgets declared for a table of that name."""
+        """The same study on another event table, by its place in `folder`, at the budgets declared for its name."""
         files = {"source": data} | ({"outcomes": outcomes} if outcomes else {})
         name = Path(data).stem
-        budgets = self.tables.get(name, {})
+        budgets = self.tables[name].budgets if name in self.tables else {}
         return dataclasses.replace(
             self,
             elsewhere=name,
-            data={which: str(Path(file).resolve()) for which, file in files.items()},
+            home=self,
+            data={which: str((self.folder / file).resolve()) for which, file in files.items()},
             designs={n: dataclasses.replace(d, budget=budgets.get(n, d.budget)) for n, d in self.designs.items()},
         )
 
@@ -170,13 +184,13 @@ def load_study(
             endpoints=_all(Endpoint, path, "endpoints", declared),
             questions=_all(Question, path, "questions", {"questions": questions}),
             controls=_all(Control, path, "controls", declared),
-            tables=dict(declared.get("tables", {})),
+            tables=_all(Table, path, "tables", declared),
             key=key,
         )
     except KeyError as error:
         raise UserError(f"{path} lacks the entry {error}") from None
     _check(study, path)
-    return study.on(data, outcomes) if data else study
+    return study.on(Path(data).resolve(), outcomes and Path(outcomes).resolve()) if data else study
 
 
 def content_hash(value: Any) -> str:
@@ -207,6 +221,8 @@ def _all(kind, path: Path, name: str, declared: dict) -> dict:
 def made(kind, path: Path, where: str, name: str, table: dict):
     """A dataclass from a table of TOML; UserError for a key that it does not have or that is lacking."""
     fields = {f.name: f for f in dataclasses.fields(kind)}
+    if not isinstance(table, dict):
+        raise UserError(f"{path}: {where} = {table!r} must be a table, [{where}]")
     for key in table:
         if key not in fields:
             raise UserError(f'{path}, [{where}]: unknown key "{key}"{nearest(key, fields)}')
@@ -255,10 +271,12 @@ def _check(study: Study, path: Path) -> None:
             study.config(design, name)  # Config checks every setting
     for design in study.designs.values():
         study.budget(design.budget)
-    for name, budgets in study.tables.items():
-        for design, budget in budgets.items():
-            if design not in study.designs or budget not in study.budgets:
-                raise UserError(f'{path}, [tables.{name}]: {design} = "{budget}" is not a design and a budget')
+    for table in study.tables.values():
+        if not isinstance(table.budgets, dict):
+            raise UserError(f'{path}, [tables.{table.name}]: budgets must be a table such as {{factorial = "smoke"}}')
+        for design, budget in table.budgets.items():
+            study.design(design)
+            study.budget(str(budget))
 
 
 def _settings(study: Study, settings: dict[str, Any], where: str) -> None:

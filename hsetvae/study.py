@@ -123,9 +123,11 @@ def _table(study: Study, known: pd.DataFrame) -> str:
     try:
         return table_hash(study)
     except UserError as error:
-        if "table" not in known:
+        if "table" in known:
+            return str(known["table"].iloc[0])
+        if study.elsewhere:
             raise StaleRecords(str(error)) from None
-        return str(known["table"].iloc[0])
+        raise
 
 
 def labelled(study: Study, specs: list, records: pd.DataFrame) -> pd.DataFrame:

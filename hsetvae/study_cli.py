@@ -193,8 +193,6 @@ def study_publish(
 
     declared = _study(study, data, outcomes)
     path, missing = publish(declared, budget, design)
-    if declared.elsewhere in declared.tables:  # what a declared table says belongs to the verdicts on all claims
-        declared, budget = _study(study, "", None), ""
     for written in [path, *publish_verdicts(declared, budget)]:
         print(f"wrote {written}")
     if missing:

@@ -57,8 +57,8 @@ def verdicts(study: Study, budget: str = "") -> pd.DataFrame:
     give "not yet run".  What other tables that the study declares have to say follows on the lines of the same claim.
     """
     judged = {name: [found] for name, found in (_controls(study, budget) | _questions(study, budget)).items()}
-    for table in () if study.elsewhere else study.tables:
-        for name, found in _questions(study.on(f"{table}.parquet"), budget).items():
+    for table in () if study.elsewhere else study.tables.values():
+        for name, found in _questions(study.on(table.source), budget).items():
             judged[name] += [found] if found[0] != NOT_RUN else []
     lines, named = [], set()
     path = study.folder / "ledger.csv"
@@ -126,16 +126,15 @@ def as_text(table: pd.DataFrame) -> str:
 
 
 def tally(table: pd.DataFrame) -> str:
-    """How often each verdict was given, in one sentence; in one more for each other table of data."""
+    """How often each verdict was given, in one sentence; in one more for each table that follows on the same claims."""
     words = table["verdict"].str.partition(" at n=")[0].str.partition(" (")[0]
     words = words.where(words != "not evaluable: an instrument, no arm", "no arm can judge")
-    data = table["data"].str.partition(",")[0].replace("", None)
-    data = data.fillna(data.dropna().iloc[0] if data.notna().any() else "")
+    further = table.duplicated(["row", "claim", "judged by"])
     counts = [
-        (name, "; ".join(f"{word}: {number}" for word, number in of_data.value_counts().items()))
-        for name, of_data in words.groupby(data, sort=False)
+        (f"On {name}: " * bool(name), "; ".join(f"{word}: {number}" for word, number in part.value_counts().items()))
+        for name, part in words.groupby(table["data"].where(further, ""), sort=False)
     ]
-    return " ".join(f"On {name}: {said}." if k else f"{said}." for k, (name, said) in enumerate(counts))
+    return " ".join(f"{place}{said}." for place, said in counts)
 
 
 def chinese(text: str) -> str:
@@ -163,8 +162,11 @@ def publish_verdicts(study: Study, budget: str = "") -> list[Path]:
     """Write results/verdicts.csv, and the marked section of the READMES beside the study's folder that have one.
 
     Verdicts on other data than the declared ones rest on records at `budget` and go to a file of their own, with what
-    was judged, and not to a README; those on the declared data rest on the budgets that the designs declare.
+    was judged, and not to a README; those on the declared data, and on the tables that are declared beside it, rest on
+    the declared budgets.
     """
+    if study.elsewhere in study.tables and not budget:
+        study = study.home
     if study.elsewhere:
         table = verdicts(study, budget)
         judged = table[table["effect"] != ""]

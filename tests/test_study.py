@@ -123,6 +123,8 @@ def test_an_arm_of_ones_own_is_one_entry_and_nothing_else_runs_again(study):
         ("expected = 1", "expected = 3", "expected must be 1, 0 or -1"),
         ('changed = "improved"', 'changed = "better"', 'preset "better" is not one of'),
         ('path = [\n  "beta",', 'path = [\n  "betta",', 'path names "betta"'),
+        ("[tables.physionet2012]", "[tables]\nmine = 1\n[tables.physionet2012]", "tables.mine"),
+        ('{factorial = "challenge2012"', '{factorial = "chalenge2012"', 'did you mean "challenge2012"'),
         ("[designs.add]", "[designs.add]\nbudgets = 1", 'unknown key "budgets"; did you mean "budget"'),
         ('budget = "register"', 'budget = "registre"', 'no budget "registre"; did you mean "register"'),
         ("direction = 1", "direction = 2", "direction must be 1 or -1"),

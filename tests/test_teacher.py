@@ -4,10 +4,12 @@ import dataclasses
 
 import numpy as np
 
+from hsetvae.config import BASELINE
 from hsetvae.data import split
 from hsetvae.scores import auroc
 from hsetvae.simulate import simulate
 from hsetvae.teacher import taught
+from hsetvae.train import train
 
 COHORT = simulate(300, seed=3).cohort
 PARTS = split(COHORT, 0)
@@ -17,6 +19,10 @@ def test_only_the_outcomes_of_training_stays_are_softened():
     soft = taught(COHORT, PARTS.train, 0.4, seed=0).outcome
     others = np.setdiff1d(np.arange(len(COHORT)), PARTS.train)
     assert np.array_equal(soft[others], COHORT.outcome[others])
+    turned = COHORT.outcome.copy()
+    turned[others] = 1 - turned[others]
+    again = taught(dataclasses.replace(COHORT, outcome=turned), PARTS.train, 0.4, seed=0).outcome
+    assert np.array_equal(again[PARTS.train], soft[PARTS.train]), "the teacher has seen no other outcome"
     y = COHORT.outcome[PARTS.train]
     moved = np.abs(soft[PARTS.train] - y)
     assert (moved > 0).all() and (moved < 0.4).all(), "a probability is neither 0 nor 1"
@@ -48,3 +54,17 @@ def test_unknown_outcomes_stay_unknown_and_two_calls_agree():
     first, again = (taught(some, PARTS.train, 0.5, seed=4).outcome for _ in range(2))
     assert np.isnan(first[PARTS.train[:20]]).all() and not np.isnan(first[PARTS.train[20:]]).any()
     assert np.array_equal(first, again, equal_nan=True), "a resumed run has the same teacher"
+
+
+def test_a_run_with_a_teacher_sees_no_outcome_of_a_test_stay(tmp_path):
+    config = BASELINE.but(
+        width=16, feedforward=16, latent=4, levels=1, layers=1, epochs=1, pretrain_epochs=0, teacher=0.5
+    )
+    turned = COHORT.outcome.copy()
+    turned[PARTS.test] = 1 - turned[PARTS.test]
+    weights = []
+    for name, outcome in {"as they are": COHORT.outcome, "turned": turned}.items():
+        cohort = dataclasses.replace(COHORT, outcome=outcome)
+        train(config, cohort, PARTS, tmp_path / name, seed=0, progress=False)
+        weights.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]

@@ -17,6 +17,7 @@ from hsetvae.statistics import compare, verdict
 from hsetvae.study import AT_A_BOUND, load_records, publish, runs_folder
 from hsetvae.sweep import jobs_of, write_record
 from hsetvae.verdicts import (
+    COLUMNS,
     END,
     NOT_RUN,
     READMES,
@@ -124,24 +125,28 @@ def test_a_declared_table_speaks_on_the_line_after_the_claim(study, tmp_path, ca
     run_made_up(study, "factorial", lift)
     publish(study)
     alone = verdicts(study)
-    table = tmp_path / "physionet2012.parquet"
+    table = tmp_path / "data" / "physionet2012.parquet"
+    table.parent.mkdir()
     table.write_text("what is in it is known by its hash")
-    there = study.on(table)
+    there = study.on(study.tables["physionet2012"].source)
     assert there.design("factorial").budget == "challenge2012" and study.design("factorial").budget == "standard"
     run_made_up(there, "factorial", lift)
     with pytest.raises(SystemExit) as end:
         app(["study", "publish", "--study", str(study.folder / "study.toml"), "--data", str(table)])
     assert end.value.code in (None, 0) and "README.md" in capsys.readouterr().out
     shutil.rmtree(runs_folder(study))
-    table.unlink()
     both = verdicts(study)
+    table.write_text("other content")
+    assert verdicts(study).equals(alone), "records of other content are stale"
+    table.unlink()
+    assert verdicts(study).equals(both), "published records can be read where the table is not"
     others = both["data"] == "physionet2012.parquet"
     assert both[~others].reset_index(drop=True).equals(alone) and set(both[others]["judged by"]) == {
         "beta, factorial", "pooling, factorial"
     }  # fmt: skip
     for line in both.index[others]:
         assert both.loc[line, "claim"] == both.loc[line - 1, "claim"] and both.loc[line, "n"] == "6"
-    assert "On physionet2012.parquet: " in tally(both) and tally(both).startswith(tally(alone)[:-1])
+    assert tally(both) == f"{tally(alone)} On physionet2012.parquet: {tally(both[others])}"
 
 
 def test_the_chinese_readme_has_the_same_rows_effects_and_claims(study):
@@ -174,7 +179,9 @@ def test_every_verdict_has_chinese_words_and_keeps_its_numbers(d, direction, fai
     [NOT_RUN, "not evaluable: an instrument, no arm", "refuted: the control does not hold", *AT_A_BOUND.values()],
 )
 def test_words_that_no_comparison_gives_have_chinese_too(words):
-    assert not re.search("[A-Za-z]{2}", chinese(words) + chinese(tally(pd.DataFrame({"verdict": [words], "data": ""}))))
+    assert not re.search(
+        "[A-Za-z]{2}", chinese(words) + chinese(tally(pd.DataFrame([dict.fromkeys(COLUMNS, "") | {"verdict": words}])))
+    )
 
 
 def test_publishing_a_design_keeps_the_records_of_the_others_and_each_run_once(study):
@@ -192,7 +199,8 @@ def test_publishing_a_design_keeps_the_records_of_the_others_and_each_run_once(s
 
 def test_a_tally_counts_words_and_not_their_numbers():
     words = ["supported", "undecided at n=8 (could have seen 1; 20 replicates would show 1)", "undecided at n=10 (x)"]
-    assert tally(pd.DataFrame({"verdict": words, "data": ""})) == "undecided: 2; supported: 1."
+    lines = [dict.fromkeys(COLUMNS, str(i)) | {"verdict": word} for i, word in enumerate(words)]
+    assert tally(pd.DataFrame(lines)) == "undecided: 2; supported: 1."
 
 
 def test_a_readme_without_marks_is_refused():
