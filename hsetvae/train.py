@@ -73,12 +73,10 @@ def train(
         table = pd.DataFrame({"stay": cohort.stays[index], "part": part, "fingerprint": prints[index]})
         write_atomically(out / "stays.csv", table.to_csv(index=False).encode())
         write_atomically(out / "config.json", json.dumps(identity, indent=1).encode())
+    if (out / "done.json").exists():
+        return load_run(out)
     model = HSetVAE(config, len(cohort.variables))
     initialise(model, config, seed)
-    if config.statistics:
-        few = at_most(cohort, split.train, FITTED)
-        parts = np.split(few, range(EVALUATION_BATCH, len(few), EVALUATION_BATCH))
-        model.head.summary.fit(collate(cohort, part, standardiser, config.max_sets) for part in parts)
     if config.pretrain_epochs:
         before = SetAutoencoder(config, len(cohort.variables))
         initialise(before, config, seed)
@@ -93,10 +91,16 @@ def train(
             stream(seed, "pretraining"),
             progress,
             device,
+            began=time.monotonic(),
         )
         load_tensors(model.setvae, out / "pretraining" / "model.safetensors", prefix="setvae.")
+    began = time.monotonic()  # what comes before the first step is part of the cost
+    if config.statistics:
+        few = at_most(cohort, split.train, FITTED)
+        parts = np.split(few, range(EVALUATION_BATCH, len(few), EVALUATION_BATCH))
+        model.head.summary.fit(collate(cohort, part, standardiser, config.max_sets) for part in parts)
     learned = taught(cohort, split.train, config.teacher, seed)
-    _fit(model, config, learned, split, standardiser, out, seed, progress, device)
+    _fit(model, config, learned, split, standardiser, out, seed, progress, device, began)
     return load_run(out)
 
 
@@ -108,7 +112,8 @@ def _check(device: str) -> None:
         raise UserError(f'device "{device}" cannot be used: {str(error).splitlines()[0]}') from None
 
 
-def _fit(model, config, cohort, split, standardiser, out: Path, seed: int, progress: bool, device: str) -> None:
+def _fit(model, config, cohort, split, standardiser, out: Path, seed: int, progress, device: str, began: float) -> None:
+    """Train until `done.json` is there; `began` is the moment from which its seconds count."""
     out.mkdir(parents=True, exist_ok=True)
     if (out / "done.json").exists():
         return
@@ -124,7 +129,7 @@ def _fit(model, config, cohort, split, standardiser, out: Path, seed: int, progr
         average.load_state_dict(saved["average"])
         optimizer.load_state_dict(saved["optimizer"])
         state = saved["state"]
-    started, saved_at = time.monotonic() - state["seconds"], time.monotonic()
+    started, saved_at = began - state["seconds"], time.monotonic()
     interval: list[dict] = []
     monitor = Monitor(out.name, cohort, split, standardiser, config, seed) if rank == 0 else None
     with Progress(total, state["step"], progress and rank == 0, out.name) as bar, torch.random.fork_rng(devices=[]):

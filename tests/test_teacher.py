@@ -1,9 +1,14 @@
 """A teacher says what is likely, never what happened to the stay itself."""
 
 import dataclasses
+import json
+import time
 
 import numpy as np
+import pytest
 
+from hsetvae import teacher
+from hsetvae import train as training
 from hsetvae.config import BASELINE
 from hsetvae.data import split
 from hsetvae.scores import auroc
@@ -13,6 +18,7 @@ from hsetvae.train import train
 
 COHORT = simulate(120, seed=3).cohort  # five boostings take as long as they have stays
 PARTS = split(COHORT, 0)
+SMALL = BASELINE.but(width=16, feedforward=16, latent=4, levels=1, layers=1, epochs=1, pretrain_epochs=0, teacher=0.5)
 
 
 def test_only_the_outcomes_of_training_stays_are_softened():
@@ -58,14 +64,29 @@ def test_unknown_outcomes_stay_unknown_and_two_calls_agree():
 
 
 def test_a_run_with_a_teacher_sees_no_outcome_of_a_test_stay(tmp_path):
-    config = BASELINE.but(
-        width=16, feedforward=16, latent=4, levels=1, layers=1, epochs=1, pretrain_epochs=0, teacher=0.5
-    )
     turned = COHORT.outcome.copy()
     turned[PARTS.test] = 1 - turned[PARTS.test]
     weights = []
     for name, outcome in {"as they are": COHORT.outcome, "turned": turned}.items():
         cohort = dataclasses.replace(COHORT, outcome=outcome)
-        train(config, cohort, PARTS, tmp_path / name, seed=0, progress=False)
+        train(SMALL, cohort, PARTS, tmp_path / name, seed=0, progress=False)
         weights.append((tmp_path / name / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+def test_beyond_so_many_features_stays_drawn_at_random_keep_their_outcomes(monkeypatch):
+    monkeypatch.setattr(teacher, "CELLS", 50 * 8 * len(COHORT.variables))
+    moved = taught(COHORT, PARTS.train, 0.5, seed=0).outcome[PARTS.train] != COHORT.outcome[PARTS.train]
+    assert moved.sum() == 50 < len(moved) and not moved[:50].all(), "not the first ones of the table"
+
+
+def test_the_teacher_is_part_of_the_cost_of_a_training_and_a_finished_one_asks_it_no_more(tmp_path, monkeypatch):
+    def slow(cohort, *_):
+        time.sleep(2)
+        return cohort
+
+    monkeypatch.setattr(training, "taught", slow)
+    train(SMALL, COHORT, PARTS, tmp_path / "run", seed=0, progress=False)
+    assert json.loads((tmp_path / "run" / "done.json").read_text())["seconds"] > 2
+    monkeypatch.setattr(training, "taught", lambda *_: pytest.fail("this run has ended"))
+    train(SMALL, COHORT, PARTS, tmp_path / "run", seed=0, resume=True, progress=False)
