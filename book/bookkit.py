@@ -104,7 +104,7 @@ def untrained(config: Config, stays: int, seed: int = 0):
 BUDGET = "standard"
 DIRECTIONS = {1: "up", 0: "no difference", -1: "down"}
 STUDY = load_study(Path(__file__).resolve().parent.parent / "ablations" / "study.toml")
-OTHER_TABLES = [Path(table.source).name for table in STUDY.tables.values()]
+OTHER_TABLES = [Path(table.source).stem for table in STUDY.tables.values()]
 
 
 @functools.cache
@@ -164,7 +164,7 @@ def a_replicate() -> str:
     """What a replicate of the study does with stays."""
     data = STUDY.data
     if data["source"] != "simulated":
-        return f"splits the stays of {Path(data['source']).name} anew"
+        return f"splits the stays of {Path(data['source']).stem} anew"
     train, select, test = (round(share * data["stays"]) for share in data["shares"])
     own = f"simulates {data['stays']:,} stays of its own"
     return f"{own} and learns from {train}, selects on {select} and is scored on {test:,}"

@@ -110,7 +110,7 @@ def _controls(study: Study, budget: str) -> dict[str, tuple[str, ...]]:
 
 def _data(study: Study, design: str) -> str:
     if study.data["source"] != "simulated":
-        return Path(study.data["source"]).name
+        return Path(study.data["source"]).stem
     return f"simulated, {expand(study, design=design)[0].data['stays']} stays"
 
 

@@ -118,7 +118,7 @@ def test_verdicts_on_another_table_go_to_a_file_of_their_own(study, tmp_path):
     assert written.name == "mine-register-verdicts.csv" and (tmp_path / "README.md").read_text() == readme
     table = pd.read_csv(written)
     assert set(table["judged by"]) == {"beta, factorial", "pooling, factorial"}
-    assert set(table["data"]) == {"mine.csv"} and set(table["n"]) == {7}
+    assert set(table["data"]) == {"mine"} and set(table["n"]) == {7}
 
 
 def test_a_declared_table_speaks_on_the_line_after_the_claim(study, tmp_path, capsys):
@@ -140,13 +140,13 @@ def test_a_declared_table_speaks_on_the_line_after_the_claim(study, tmp_path, ca
     assert verdicts(study).equals(alone), "records of other content are stale"
     table.unlink()
     assert verdicts(study).equals(both), "published records can be read where the table is not"
-    others = both["data"] == "physionet2012.parquet"
+    others = both["data"] == "physionet2012"
     assert both[~others].reset_index(drop=True).equals(alone) and set(both[others]["judged by"]) == {
         "beta, factorial", "pooling, factorial"
     }  # fmt: skip
     for line in both.index[others]:
         assert both.loc[line, "claim"] == both.loc[line - 1, "claim"] and both.loc[line, "n"] == "6"
-    assert tally(both) == f"{tally(alone)} On physionet2012.parquet: {tally(both[others])}"
+    assert tally(both) == f"{tally(alone)} On physionet2012: {tally(both[others])}"
 
 
 def test_the_chinese_readme_has_the_same_rows_effects_and_claims(study):
