@@ -108,18 +108,20 @@ def flops(work: Callable[[], object]) -> int:
 class Trainer:
     """A model in training on a cohort, a step at a time."""
 
-    def __init__(self, cohort: Cohort, config: Config, index: np.ndarray) -> None:
-        self.cohort, self.config, self.index = cohort, config, index
+    def __init__(self, cohort: Cohort, config: Config, index: np.ndarray, device: str = "cpu") -> None:
+        self.cohort, self.config, self.index, self.device = cohort, config, index, device
         self.standardiser = Standardiser.fit(cohort, self.index)
         self.chosen = [self.index[part] for part in batches(len(self.index), config.batch_size, 0, 0)]
         self.chosen = self.chosen[: max(1, len(self.index) // config.batch_size)]  # whole ones
         self.model = HSetVAE(config, len(cohort.variables)).train()
         initialise(self.model, config, 0)
+        self.model.to(device)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config), lr=config.lr, fused=True)
         self.average = copy.deepcopy(self.model)
 
     def batch(self, i: int) -> Batch:
-        return collate(self.cohort, self.chosen[i % len(self.chosen)], self.standardiser, self.config.max_sets)
+        chosen = self.chosen[i % len(self.chosen)]
+        return collate(self.cohort, chosen, self.standardiser, self.config.max_sets).to(self.device)
 
     def step(self, batch: Batch) -> None:
         _step(self.model, self.model, self.optimizer, batch, self.config, 0, 1, 1000, 0)

@@ -52,6 +52,35 @@ def value(name: str, unit: str, threads: int = 1) -> float:
     return float(table["value"].iloc[0])
 
 
+def gpu(unit: str, **at) -> float:
+    """One number of the record of the GPU; float32 on the card where nothing else is said."""
+    at = {"device": "cuda", "precision": "float32", **at}
+    table = record("gpu").query("unit == @unit and processes.isna()")
+    (found,) = table.loc[(table[list(at)] == pd.Series(at)).all(axis=1), "value"]
+    return float(found)
+
+
+def gpu_conditions() -> None:
+    conditions(record("gpu"), f"{record('gpu')['card'].iloc[0]}")
+
+
+def side_by_side() -> pd.DataFrame:
+    """Stays a second of all processes together: a row per number of processes, with the card and without."""
+    wide = record("gpu").dropna(subset="processes").pivot(index="processes", columns="device", values="value")
+    names = {"cuda": "stays/s, all on the card", "cpu": "stays/s, on the CPU"}
+    wide = wide.rename(columns=names)[list(names.values())].map("{:,.0f}".format)
+    return wide.rename_axis("processes").reset_index().astype({"processes": int}).rename_axis(None, axis=1)
+
+
+def agreement() -> pd.DataFrame:
+    """Relative errors: a row per model, a column per device, precision and quantity."""
+    table = record("gpu").query("unit == 'relative error' and name != 'KL divergence'")
+    where = table["device"].map({"cpu": "CPU", "cuda": "GPU"}) + " " + table["precision"]
+    wide = table.assign(column=table["name"] + ", " + where).pivot(index="model", columns="column", values="value")
+    wide = wide[sorted(wide, key=lambda name: ("bfloat16" in name, "GPU" in name, name))]
+    return wide.map("{:.0e}".format).reset_index().rename_axis(None, axis=1)
+
+
 class _Launches(TorchDispatchMode):
     """Counts operations that compute something, and the bytes they read and write."""
 

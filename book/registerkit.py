@@ -13,9 +13,9 @@ from IPython.display import HTML, display
 from hsetvae import plots
 from hsetvae.config import PRESETS, Config
 from hsetvae.declaration import Study
-from hsetvae.designs import plan
+from hsetvae.designs import expand, plan
 from hsetvae.statistics import compare
-from hsetvae.study import StaleRecords, asked, control_table, effects, load_records, steps, summary
+from hsetvae.study import HASHES, StaleRecords, asked, control_table, effects, labelled, load_records, steps, summary
 from hsetvae.verdicts import tally, verdicts
 
 REAL = STUDY.on(STUDY.tables["physionet2012"].source)  # the same questions asked of Challenge 2012
@@ -99,6 +99,29 @@ def verdict_table(study: Study = STUDY, design: str = "add", rows: pd.DataFrame 
          "p (Holm)": f"{row.p_holm:.3g}", "claimed": DIRECTIONS[study.questions[row.question].direction],
          "expected": DIRECTIONS[study.questions[row.question].expected], "n": row.n} for row in found.itertuples()
     ])  # fmt: skip
+
+
+def replication() -> None:
+    """The crossed factors once more on another machine: verdicts side by side, and how alike the same runs are."""
+    here, specs = records("factorial"), expand(STUDY, design="factorial")
+    there = pd.read_csv(STUDY.folder / "results" / "standard_replication.csv", dtype=HASHES)
+    if here is None or not {spec.id for spec in specs} <= set(there["id"]):
+        box("No results are shown", "<p>The replication on another machine is not of the present code.</p>", "warning")
+        return
+    there, rows = labelled(STUDY, specs, there), []
+    pair = [summary(STUDY, found, "factorial").query("primary").set_index("question") for found in (here, there)]
+    for name, ours in pair[0].iterrows():
+        theirs, measure = pair[1].loc[name], ours["endpoint"]
+        apart = abs(here[measure].to_numpy() - there[measure].to_numpy()).mean()
+        rows.append({"question": f"{name}: {measure}", "this book": ours["verdict"], "difference": signed(ours),
+                     "the other machine": theirs["verdict"], "difference there": signed(theirs),
+                     "the same run differs by": f"{apart:.3f}",
+                     "SD between replicates": f"{here.groupby('arm')[measure].std().mean():.3f}"})  # fmt: skip
+    table(rows)
+    same = sum(row["this book"].split(" at ")[0] == row["the other machine"].split(" at ")[0] for row in rows)
+    facts = "; ".join(f"{name}: torch {found['torch'].iloc[0]}, {found['cores'].iloc[0]} cores"
+                      for name, found in (("this book", here), ("the other machine", there)))  # fmt: skip
+    display(HTML(f"<p>{facts}. {same} of {len(rows)} verdicts are the same.</p>"))
 
 
 def mechanisms() -> None:

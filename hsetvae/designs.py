@@ -11,6 +11,7 @@ import functools
 import hashlib
 import itertools
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -243,4 +244,10 @@ def _trees_hash(trees: list[ast.Module], cells: list[str]) -> str:
             if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
                 if isinstance(getattr(body[0].value, "value", None), str):
                     node.body = body[1:]
-    return content_hash([ast.dump(tree) for tree in trees])
+    return content_hash([_dumped(tree) for tree in trees])
+
+
+def _dumped(tree: ast.AST) -> str:
+    """`ast.dump` in the words of Python 3.11: 3.12 added `type_params` to functions, 3.13 leaves out empty lists."""
+    shown = {"show_empty": True} if sys.version_info >= (3, 13) else {}
+    return ast.dump(tree, **shown).replace(", type_params=[]", "")

@@ -1,5 +1,6 @@
 """A study from declaration to verdict, with papermill, Dask and kills that are real."""
 
+import ast
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import pytest
 
 from hsetvae.config import UserError
 from hsetvae.declaration import load_study
-from hsetvae.designs import code_hash, expand
+from hsetvae.designs import _dumped, code_hash, expand
 from hsetvae.simulate import simulate
 from hsetvae.study import (
     StaleRecords,
@@ -159,6 +160,14 @@ def test_code_counts_and_comments_do_not(study, tmp_path):
         cell["source"] = source
         hashes.append(code_hash(path))
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_code_is_hashed_in_the_same_words_by_every_version_of_python():
+    assert _dumped(ast.parse("def f(x):\n    return g()\n")) == (
+        "Module(body=[FunctionDef(name='f', args=arguments(posonlyargs=[], args=[arg(arg='x')], kwonlyargs=[], "
+        "kw_defaults=[], defaults=[]), body=[Return(value=Call(func=Name(id='g', ctx=Load()), args=[], keywords=[]))], "
+        "decorator_list=[])], type_ignores=[])"
+    )
 
 
 @pytest.mark.parametrize(("old", "new", "counts"), [("beta=0.1,", "beta=0.3,", False), ("knob(64,", "knob(32,", True)])
