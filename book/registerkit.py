@@ -120,7 +120,7 @@ def replication() -> None:
     table(rows)
     same = sum(row["this book"].split(" at ")[0] == row["the other machine"].split(" at ")[0] for row in rows)
     facts = "; ".join(f"{name}: torch {found['torch'].iloc[0]}, {found['cores'].iloc[0]} cores"
-                      for name, found in (("this book", here), ("the other machine", there)))  # fmt: skip
+                      for name, found in (("This book", here), ("the other machine", there)))  # fmt: skip
     display(HTML(f"<p>{facts}. {same} of {len(rows)} verdicts are the same.</p>"))
 
 
