@@ -1,6 +1,6 @@
 """What a GPU gives: agreement with the CPU, rates, memory, its idle share, several runs on one card, one whole run.
 
-python ablations/gpu.py [TABLE] [--device cuda]     TABLE: an event table for the whole run, simulated stays otherwise
+python ablations/gpu.py measure [TABLE]     TABLE: an event table for the whole run, simulated stays otherwise
 
 Lands in ablations/runs/bench/gpu.csv; `python ablations/bench.py publish` puts it where the book reads it.  The machine
 is one of its own, so that its CPU is measured beside its card.
@@ -181,6 +181,8 @@ def whole_run(table: str, device: str) -> Iterator[dict]:
 @app.command()
 def measure(table: str = typer.Argument(""), device: str = "cuda") -> None:
     """All of it; the file is written after each part."""
+    if cuda(device) and not torch.cuda.is_available():
+        raise SystemExit(f"torch {torch.__version__} sees no GPU on this machine")
     torch.set_num_threads(1)
     card = torch.cuda.get_device_name(device) if cuda(device) else "none"
     rows: list[dict] = []
