@@ -24,7 +24,7 @@ MEASURES = {  # title and unit: name in the measures
     "z is worth to the decoder of the current set (nats per set)": "decoder_use_current",
     "z is worth to the decoder of the next set (nats per set)": "decoder_use_next",
     "dimensions at the free-bits floor (share)": "at_floor",
-    "mean sigma of the posterior (the prior has 1, so it says nothing about collapse)": "mean_sigma",
+    "mean sigma of the posterior (a dead one has the prior's, so it says nothing about collapse)": "mean_sigma",
     "h moves with the past of another stay (share of the distance between stays)": "s_past",
     "h moves with the current set of another stay (share of the distance between stays)": "s_cur",
     "h moves with posterior noise (share of the distance between stays)": "noise_share",
