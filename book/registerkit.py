@@ -103,12 +103,13 @@ def verdict_table(study: Study = STUDY, design: str = "add", rows: pd.DataFrame 
 
 def replication() -> None:
     """The crossed factors once more on another machine: verdicts side by side, and how alike the same runs are."""
-    here, specs = records("factorial"), expand(STUDY, design="factorial")
+    here = records("factorial")
     there = pd.read_csv(STUDY.folder / "results" / "standard_replication.csv", dtype=HASHES)
-    if here is None or not {spec.id for spec in specs} <= set(there["id"]):
+    specs = [spec for spec in expand(STUDY, design="factorial") if spec.id in set(there["id"])]
+    if here is None or len(specs) < len(there):
         box("No results are shown", "<p>The replication on another machine is not of the present code.</p>", "warning")
         return
-    there, rows = labelled(STUDY, specs, there), []
+    here, there, rows = here[here["id"].isin(there["id"])], labelled(STUDY, specs, there), []
     pair = [summary(STUDY, found, "factorial").query("primary").set_index("question") for found in (here, there)]
     for name, ours in pair[0].iterrows():
         theirs, measure = pair[1].loc[name], ours["endpoint"]
@@ -121,7 +122,8 @@ def replication() -> None:
     same = sum(row["this book"].split(" at ")[0] == row["the other machine"].split(" at ")[0] for row in rows)
     facts = "; ".join(f"{name}: torch {found['torch'].iloc[0]}, {found['cores'].iloc[0]} cores"
                       for name, found in (("This book", here), ("the other machine", there)))  # fmt: skip
-    display(HTML(f"<p>{facts}. {same} of {len(rows)} verdicts are the same.</p>"))
+    display(HTML(f"<p>{facts}; of both the first {there['replicate'].nunique()} replicates. "
+                 f"{same} of {len(rows)} verdicts are the same.</p>"))  # fmt: skip
 
 
 def mechanisms() -> None:
