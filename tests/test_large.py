@@ -1,6 +1,11 @@
-"""Tables larger than memory: the same cohort bit for bit, memory that does not grow with events, honest refusals."""
+"""Tables larger than memory: the same cohort bit for bit, memory that does not grow with events, honest refusals;
+and memory that does not grow with the shapes of ragged batches."""
 
+import ctypes
 import dataclasses
+import os
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -210,3 +215,31 @@ def test_a_standardiser_of_many_events_is_fitted_on_some_of_them(monkeypatch):
     assert 28_000 < some.count.sum() <= 30_000 < whole.count.sum()
     assert np.abs((some.mean - whole.mean) / whole.scale).max() < 0.15
     assert np.abs(some.scale / whole.scale - 1).max() < 0.15
+
+
+LEFT = """
+import ctypes, sys
+if sys.argv[1]:
+    import hsetvae
+import torch
+libc = ctypes.CDLL(None)
+fields = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+libc.mallinfo2.restype = type("MallInfo", (ctypes.Structure,), {"_fields_": [(n, ctypes.c_size_t) for n in fields]})
+for rows in range(1, 202):
+    torch.nn.functional.gelu(torch.ones(rows, 8, requires_grad=True)).sum().backward()
+    before = before if rows > 1 else libc.mallinfo2().uordblks
+print(libc.mallinfo2().uordblks - before)
+"""
+
+
+def test_shapes_that_never_come_again_leave_nothing_in_memory():
+    if not hasattr(ctypes.CDLL(None), "mallinfo2"):
+        pytest.skip("this C library does not tell what is in use (mallinfo2 of glibc 2.33)")
+    clean = {name: value for name, value in os.environ.items() if name != "ONEDNN_PRIMITIVE_CACHE_CAPACITY"}
+    plain, ours = (
+        int(subprocess.run([sys.executable, "-c", LEFT, who], env=clean, capture_output=True, check=True).stdout)
+        for who in ("", "hsetvae")
+    )
+    if plain < 2**20:
+        pytest.skip("this torch keeps nothing for a shape")
+    assert ours < plain / 20, "bytes in use after 200 shapes"
