@@ -146,12 +146,20 @@ def _tuned(settings: dict, cohort: Cohort, parts: Split, seed: int, folder: Path
 
 
 def _model(settings: dict, cohort: Cohort, parts: Split, seed: int, folder: Path) -> Made:
-    """hsetvae with the whole configuration in `settings`; its run lies in folder/run and continues there."""
-    run = train(Config.from_dict(settings), cohort, parts, folder / "run", seed=seed, resume=True, progress=False)
-    done = [json.loads(path.read_text()) for path in run.folder.rglob("done.json")]  # pretraining has its own
+    """hsetvae with the whole configuration in `settings`; its runs lie in folder/run, folder/refit and continue there.
+
+    With `refit` a second training learns from the validation stays, too, and scores the test stays, as the fits of the
+    simple models do.  What selects an epoch has then been learned from, which takes the last one.
+    """
+    config = Config.from_dict({name: value for name, value in settings.items() if name != "refit"})
+    run = train(config, cohort, parts, folder / "run", seed=seed, resume=True, progress=False)
+    validation, _ = _timed(lambda index: predict(run, cohort, index), parts.validation)
+    if settings["refit"]:
+        both = dataclasses.replace(parts, train=np.sort(np.concatenate([parts.train, parts.validation])))
+        run = train(config, cohort, both, folder / "refit", seed=seed, resume=True, progress=False)
+    done = [json.loads(path.read_text()) for path in folder.rglob("done.json")]  # pretraining has its own
     facts = {"seconds_training": sum(d["seconds"] for d in done),
              "parameters": sum(p.numel() for p in run.model.parameters())}  # fmt: skip
-    validation, _ = _timed(lambda index: predict(run, cohort, index), parts.validation)
     test, rate = _timed(lambda index: predict(run, cohort, index), parts.test)
     facts |= {"stays_per_second": rate, **_instruments(run, cohort, parts.test, seed)}
     earlier = {f"{hour:g}h": probabilities(run, cohort, parts.test, hour) for hour in HOURS}

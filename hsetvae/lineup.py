@@ -19,8 +19,9 @@ CORE = "core"  # the model of a ladder without all of its ingredients
 class Entrant:
     """One row of the table: a kind of `entrants.KINDS` with settings, or the average of the entrants `of`.
 
-    A "model" starts from `preset`.  It is compared with the entrant `against`.  It learns from and selects on a `share`
-    of the stays that a split gives it.
+    A "model" starts from `preset`; with `refit` it learns anew from training and validation stays before it scores the
+    test stays.  It is compared with the entrant `against`.  It learns from and selects on a `share` of the stays that a
+    split gives it.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Entrant:
     of: tuple[str, ...] = ()
     against: str = ""
     share: float = 1.0
+    refit: bool = False
 
 
 def entrant(path: Path, name: str, table: dict) -> Entrant:
@@ -41,6 +43,8 @@ def entrant(path: Path, name: str, table: dict) -> Entrant:
         raise UserError(
             f'{where}: kind "{entrant.kind}" is not one of {", ".join(kinds)}{nearest(entrant.kind, kinds)}'
         )
+    if entrant.refit and entrant.kind != "model":
+        raise UserError(f"{where}: refit is for models; a simple model always learns from validation stays, too")
     if entrant.kind == "model":
         _config(path, entrant)
     elif entrant.kind != AVERAGE:
@@ -62,7 +66,10 @@ def _config(path: Path, entrant: Entrant):
 
 
 def ladder(path: Path, ladder: dict, table: tuple[Entrant, ...]) -> tuple[Entrant, ...]:
-    """The whole model, it without each ingredient, the model without all of them, and that with each one added."""
+    """The whole model, it without each ingredient, the model without all of them, and that with each one added.
+
+    None is refitted: that doubles what a ladder costs, and says nothing about an ingredient.
+    """
     whole = next((e for e in table if e.name == ladder["whole"]), None)
     if whole is None or whole.kind != "model":
         raise UserError(f'{path}, [ladder]: whole = "{ladder["whole"]}" is not an entrant of kind "model"')
@@ -80,7 +87,10 @@ def ladder(path: Path, ladder: dict, table: tuple[Entrant, ...]) -> tuple[Entran
     def arm(name: str, title: str, settings: dict, against: str) -> Entrant:
         return Entrant(name, title, "model", whole.settings | settings, whole.preset, (), against)
 
-    arms = [dataclasses.replace(whole, against=""), arm(CORE, f"{whole.title} without all of these", off, whole.name)]
+    arms = [
+        dataclasses.replace(whole, against="", refit=False),
+        arm(CORE, f"{whole.title} without all of these", off, whole.name),
+    ]
     for name, one in ladder["ingredients"].items():
         kept = {key: value for key, value in off.items() if key not in one["off"]}
         arms += [

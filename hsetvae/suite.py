@@ -113,7 +113,9 @@ def jobs_of(suite: Suite, design: str = "") -> list[dict[str, Any]]:
     jobs = []
     for seed in range(splits):
         for e in (e for e in entrants if e.kind != AVERAGE):
-            settings = PRESETS[e.preset].but(**e.settings).to_dict() if e.kind == "model" else e.settings
+            settings = e.settings
+            if e.kind == "model":
+                settings = PRESETS[e.preset].but(**e.settings).to_dict() | {"refit": e.refit}
             code = modules_hash(KINDS[e.kind].modules)
             id_ = content_hash([e.kind, settings, seed, suite.shares, e.share, suite.groups, files, code])
             facts = {"id": id_, "kind": e.kind, "seed": seed, "settings": json.dumps(e.settings), "preset": e.preset,

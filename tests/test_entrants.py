@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from hsetvae.config import UserError
 from hsetvae.data import Standardiser, split
 from hsetvae.entrants import compete, hourly
+from hsetvae.evaluate import predict
+from hsetvae.runs import load_run
 from hsetvae.simulate import simulate
 from hsetvae.standings import METRICS, rows_of
 from hsetvae.suite import jobs_of, load_suite
@@ -71,6 +74,22 @@ def test_our_models_say_whether_they_are_still_vaes(suite):
         assert rows.loc["ours", name].notna().all() and rows.loc["boosting", name].isna().all(), name
     assert rows.loc[["ours", "boosting", "average"], ["auroc_6h", "auprc_48h"]].notna().all(axis=None)
     assert rows.loc["tuned", "auroc_6h"].isna().all()
+
+
+def test_a_refitted_model_has_learned_from_validation_stays_and_calibrates_on_unseen_ones(ran_suite, cohort):
+    job = next(job for job in jobs_of(load_suite(str(ran_suite / "tiny_suite.toml"))) if job["entrant"] == "ours")
+    parts, run, refit = (
+        split(cohort, 0, (0.7, 0.1, 0.2)),
+        *(load_run(Path(job["out"]) / name) for name in ("run", "refit")),
+    )
+    learned = {name: set(r.stays.loc[r.stays.part == "train", "stay"]) for name, r in (("run", run), ("refit", refit))}
+    assert learned["run"] == set(cohort.stays[parts.train])
+    assert learned["refit"] == learned["run"] | set(cohort.stays[parts.validation])
+    assert np.array_equal(kept_by(job)["validation"], predict(run, cohort, parts.validation))
+    assert np.array_equal(kept_by(job)["test"], predict(refit, cohort, parts.test))
+    assert (
+        json.loads((Path(job["out"]) / "record.json").read_text())["seconds_training"] > refit.history["seconds"].max()
+    )
 
 
 def test_the_threshold_and_all_validation_scores_ignore_the_test_stays(suite):
