@@ -82,7 +82,8 @@ def entrants() -> None:
     """Who competes, and with what."""
     lines = []
     for e in suite().design()[2]:
-        settings = ", ".join(f"{name} = {value}" for name, value in e.settings.items())
+        facts = e.settings | ({"refit": True} if e.refit else {})
+        settings = ", ".join(f"{name} = {value}" for name, value in facts.items())
         kind = f"preset {e.preset}" if e.preset else f"mean of {' and '.join(e.of)}" if e.of else e.kind
         lines.append({"entrant": e.title, "what it is": kind, "settings": settings, "compared with": e.against})
     bookkit.table(lines)

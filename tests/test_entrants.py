@@ -78,18 +78,15 @@ def test_our_models_say_whether_they_are_still_vaes(suite):
 
 def test_a_refitted_model_has_learned_from_validation_stays_and_calibrates_on_unseen_ones(ran_suite, cohort):
     job = next(job for job in jobs_of(load_suite(str(ran_suite / "tiny_suite.toml"))) if job["entrant"] == "ours")
-    parts, run, refit = (
-        split(cohort, 0, (0.7, 0.1, 0.2)),
-        *(load_run(Path(job["out"]) / name) for name in ("run", "refit")),
-    )
+    parts, folder = split(cohort, 0, (0.7, 0.1, 0.2)), Path(job["out"])
+    run, refit = load_run(folder / "run"), load_run(folder / "refit")
     learned = {name: set(r.stays.loc[r.stays.part == "train", "stay"]) for name, r in (("run", run), ("refit", refit))}
     assert learned["run"] == set(cohort.stays[parts.train])
     assert learned["refit"] == learned["run"] | set(cohort.stays[parts.validation])
     assert np.array_equal(kept_by(job)["validation"], predict(run, cohort, parts.validation))
     assert np.array_equal(kept_by(job)["test"], predict(refit, cohort, parts.test))
-    assert (
-        json.loads((Path(job["out"]) / "record.json").read_text())["seconds_training"] > refit.history["seconds"].max()
-    )
+    cost = json.loads((folder / "record.json").read_text())["seconds_training"]
+    assert cost > run.history["seconds"].max() + refit.history["seconds"].max()
 
 
 def test_the_threshold_and_all_validation_scores_ignore_the_test_stays(suite):
