@@ -3,7 +3,8 @@
     python ablations/challenge2012.py facts data/physionet2012      # a folder with set-a.tar.gz, Outcomes-a.txt …
     python ablations/challenge2012.py runs runs/one runs/two --data data/physionet2012.parquet
 
-`facts` counts, and fits the baselines; it writes results/challenge2012.csv.  `runs` scores trained runs on the stays
+`facts` counts, and fits the baselines; it writes results/challenge2012.csv, and for one drawing
+results/challenge2012_stay.csv, when which variable was recorded in one stay.  `runs` scores trained runs on the stays
 they have not seen, beside gradient boosting fitted on the stays they have, and adds them to six tables in results/; a
 run that is there is replaced:
 
@@ -78,6 +79,14 @@ def counted(cohort: Cohort, report: Report) -> list[tuple[str, str, float]]:
     ]
 
 
+def recorded(cohort: Cohort) -> pd.DataFrame:
+    """When (hours) which variable was recorded in the first stay with a median number of sets: no id, no value."""
+    sets = np.diff(cohort.first_set)
+    one = cohort.subset(np.argsort(np.abs(sets - np.median(sets)), kind="stable")[:1])
+    hours = np.repeat(one.hours, np.diff(one.first_event))
+    return pd.DataFrame({"hours": hours, "variable": np.array(one.variables)[one.variable]})
+
+
 def bars(cohort: Cohort) -> list[dict]:
     """Scores of the baselines, one row per protocol, split, model and metric."""
     protocols = {f"split {r}": split(cohort, r) for r in range(SPLITS)}
@@ -104,6 +113,8 @@ def facts(source: Path, sets: Annotated[str, typer.Option(help="Which of the set
     table = pd.DataFrame(counted(cohort, report), columns=["part", "name", "value"])
     table = pd.concat([table, pd.DataFrame(bars(cohort))]).assign(sets=", ".join(letters), **today())
     write_atomically(RESULTS / "challenge2012.csv", table.to_csv(index=False, float_format="%.8g").encode())
+    stay = recorded(cohort).to_csv(index=False, float_format="%.4g")
+    write_atomically(RESULTS / "challenge2012_stay.csv", stay.encode())
     print(f"wrote {RESULTS / 'challenge2012.csv'}: {len(table)} facts about sets {', '.join(letters)}")
 
 

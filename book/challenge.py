@@ -27,6 +27,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value == round(value) else f"{value:.3g}"
 
 
+def stay() -> pd.DataFrame:
+    """One real stay: when which variable was recorded."""
+    return pd.read_csv(RESULTS / "challenge2012_stay.csv")
+
+
 def twin(cohort: Cohort) -> None:
     """Sizes of a cohort beside those of Challenge 2012."""
     sets, events = np.diff(cohort.first_set), np.diff(cohort.first_event)

@@ -1,4 +1,4 @@
-"""What is recorded of a run on Challenge 2012: enough for the book's pages, nothing about one patient."""
+"""What is recorded of Challenge 2012 and of runs on it: enough for the book's pages, no value of one patient."""
 
 import importlib.util
 from pathlib import Path
@@ -39,6 +39,15 @@ def test_the_most_wrong_are_the_deaths_with_the_lowest_and_the_survivors_with_th
     safe, dying = script.wrong(outcome, probability).values()
     assert safe[0].tolist() == list(range(20)) and sorted(safe[0].tolist() + safe[1].tolist()) == list(range(200))
     assert sorted(dying[0]) == list(range(470, 500)) and len(dying[1]) == 270
+
+
+def test_the_stay_that_is_drawn_is_a_typical_one_without_id_and_values(script, challenge):
+    cohort = simulate(50, seed=3).cohort
+    table = script.recorded(cohort)
+    assert list(table) == ["hours", "variable"] == list(challenge.stay())
+    sets = np.diff(cohort.first_set)
+    assert abs(table["hours"].nunique() - np.median(sets)) == np.abs(sets - np.median(sets)).min()
+    assert not table.duplicated().any() and set(table["variable"]) <= set(cohort.variables)
 
 
 def test_groups_too_small_to_hide_in_are_not_formed(script):
