@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import dask
-from distributed import Client, KilledWorker, LocalCluster, as_completed
+from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 from distributed.comm import get_address_host_port
 
 from . import __version__
@@ -70,18 +70,30 @@ def run_jobs(
             dashboard_address="127.0.0.1:0", memory_limit=0,
         )  # fmt: skip
     with Client(cluster) as client:
-        done = total - len(jobs)
-        # in order, so that an interrupted suite holds whole replicates
-        futures = {client.submit(execute, job, key=job["facts"]["id"], priority=-i): job for i, job in enumerate(jobs)}
+        done, waiting = total - len(jobs), iter(jobs)
+        futures: dict[Future, Job] = {}
+        ended = as_completed()
+
+        def feed() -> None:
+            """One job for every thread there is.  Dask would deal out all jobs at once, and a job that waits behind a
+            long one stays there while another worker is idle."""
+            while len(futures) < max(1, sum(client.nthreads().values())) and (job := next(waiting, None)):
+                future = client.submit(execute, job, key=job["facts"]["id"])
+                futures[future] = job
+                ended.add(future)
+
         with Progress(total, done, progress, "runs") as bar:
-            for future in as_completed(futures):
+            feed()
+            for future in ended:
                 text = ""
                 done += 1
+                job = futures.pop(future)
                 try:
                     text = said(done, future.result())
                     future.release()  # its record is on the disk; kept results are warned about at the end
                 except KilledWorker as error:
-                    lost(futures[future], f"KilledWorker: {error}".splitlines()[0])
+                    lost(job, f"KilledWorker: {error}".splitlines()[0])
+                feed()
                 bar.update(done, {}, text)
         if scheduler is None:
             cluster.close()

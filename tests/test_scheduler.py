@@ -1,4 +1,4 @@
-"""A study on a Dask cluster that somebody else started, with a worker that is really killed."""
+"""Jobs on Dask: none waits for another, and a worker of a cluster that somebody else started is really killed."""
 
 import json
 import os
@@ -8,6 +8,9 @@ import sys
 import time
 
 import pytest
+from distributed import get_worker
+
+from hsetvae.jobs import run_jobs
 
 WAIT = 120  # seconds; what has not happened by then never will
 
@@ -40,6 +43,21 @@ def cluster(tmp_path):
     for process in started:
         process.kill()
         process.wait()
+
+
+def test_no_job_waits_behind_a_long_one_while_a_worker_is_idle(tmp_path):
+    def execute(job: dict) -> dict:
+        (tmp_path / job["facts"]["id"]).touch()
+        deadline = time.monotonic() + 30
+        while job["long"] and len(list(tmp_path.iterdir())) < 6 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return {"in time": time.monotonic() < deadline, "held": len(get_worker().state.tasks)}
+
+    results = []
+    jobs = [{"facts": {"id": f"{i:016x}"}, "long": i == 0} for i in range(6)]
+    run_jobs(execute, jobs, 6, 2, progress=False, said=lambda done, result: results.append(result) or "")
+    assert [r["in time"] for r in results] == [True] * 6, "the long job ends when all others have run"
+    assert max(r["held"] for r in results) <= 2, "a worker holds its job, and at most the one that it has just ended"
 
 
 def test_a_study_on_a_cluster_survives_a_killed_worker(study, cluster):
