@@ -43,7 +43,7 @@ ablations: $(ENVIRONMENT)  ## run the ablation suite on the simulated cohort, bu
 	hsetvae study report --budget $(BUDGET)
 	@echo "The book: $(CURDIR)/$(HTML)/index.html"
 
-register: $(ENVIRONMENT)  ## run every other design of the study, over all claims (more than an hour on two cores)
+register: $(ENVIRONMENT)  ## run every other design of the study, over all claims (two to three hours on two cores)
 	@failed=0; for design in controls add leave roadmap; do \
 	  hsetvae study run --design $$design || failed=1; done; hsetvae study report; exit $$failed
 

@@ -42,13 +42,19 @@ def complete(*designs: str, study: Study = STUDY) -> bool:
 
 
 def designs() -> None:
-    """What each design holds and costs."""
+    """What each design holds, and the hours that its runs took, one after another."""
+
+    def hours(name: str, study: Study = STUDY) -> str:
+        found = records(name, study)
+        return "" if found is None else f"{found['seconds'].sum() / 3600:.1f}"
+
     rows = []
     for name, design in STUDY.designs.items():
         arms, contrasts = plan(STUDY, name)
         replicates = STUDY.budgets[design.budget]["replicates"]
         rows.append({"design": name, "arms": len(arms), "comparisons": len(contrasts), "budget": design.budget,
-                     "replicates": replicates, "runs": len(arms) * replicates})  # fmt: skip
+                     "replicates": replicates, "runs": len(arms) * replicates, "hours": hours(name),
+                     "hours, Challenge 2012": hours(name, REAL)})  # fmt: skip
     table(rows)
 
 

@@ -2,15 +2,15 @@
 
 They mirror the command line.  Data: `simulate`, `read_cohort`, `write_cohort`, `load_challenge2012`, `split`.
 Settings: `Config`, `BASELINE`, `IMPROVED`, `RECOMMENDED`; what the user can put right raises `UserError`.
-`hsetvae train`: `train`, `fit_baselines`; `load_run` opens what it left.  `hsetvae evaluate`: `evaluate`, `predict`,
-`calibrate`, `over_hours`.  `hsetvae explain`: `explain`, `deletion`, `deletion_ratio`.
+`hsetvae train`: `train`, `train_baseline`; `load_run` and `load_baseline` open what they left, `fit_baselines` only
+scores.  `hsetvae evaluate`: `evaluate`, `predict`, `calibrate`, `over_hours`.  `hsetvae explain`: `explain`, `deletion`, `deletion_ratio`.
 `hsetvae diagnose`: `diagnose`, `advise`, `skill`, `write_report`.
 `hsetvae study`: `load_study`, `run_study`, `report`.
 What a run can say about sets has no command: `reconstruct`, `impute`, `forecast`, `sample`.
 """
 
 from .advice import advise
-from .baselines import fit_baselines
+from .baselines import fit_baselines, load_baseline, train_baseline
 from .calibration import calibrate, over_hours
 from .config import BASELINE, IMPROVED, RECOMMENDED, Config, UserError
 from .data import split
@@ -31,7 +31,7 @@ from .train import train
 
 __all__ = [
     "BASELINE", "IMPROVED", "RECOMMENDED", "Config", "UserError", "advise", "calibrate", "deletion", "deletion_ratio",
-    "diagnose", "evaluate", "explain", "fit_baselines", "forecast", "impute", "load_challenge2012", "load_run",
-    "load_study", "over_hours", "predict", "read_cohort", "reconstruct", "report", "run_study", "sample", "simulate",
-    "skill", "split", "train", "write_cohort", "write_report",
+    "diagnose", "evaluate", "explain", "fit_baselines", "forecast", "impute", "load_challenge2012", "load_baseline",
+    "load_run", "load_study", "over_hours", "predict", "read_cohort", "reconstruct", "report", "run_study", "sample",
+    "simulate", "skill", "split", "train", "train_baseline", "write_cohort", "write_report",
 ]  # fmt: skip

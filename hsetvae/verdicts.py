@@ -126,10 +126,14 @@ def as_text(table: pd.DataFrame) -> str:
 
 
 def tally(table: pd.DataFrame) -> str:
-    """How often each verdict was given, in one sentence; in one more for each table that follows on the same claims."""
+    """How often each verdict was given, in one sentence; in one more for each table that follows on the same claims.
+
+    A claim that stands behind several rows of the ledger counts once.
+    """
+    table = table.drop_duplicates(["claim", "judged by", "data"])
     words = table["verdict"].str.partition(" at n=")[0].str.partition(" (")[0]
     words = words.where(words != "not evaluable: an instrument, no arm", "no arm can judge")
-    further = table.duplicated(["row", "claim", "judged by"])
+    further = table.duplicated(["claim", "judged by"])
     counts = [
         (f"On {name}: " * bool(name), "; ".join(f"{word}: {number}" for word, number in part.value_counts().items()))
         for name, part in words.groupby(table["data"].where(further, ""), sort=False)

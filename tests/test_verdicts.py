@@ -200,7 +200,8 @@ def test_publishing_a_design_keeps_the_records_of_the_others_and_each_run_once(s
 def test_a_tally_counts_words_and_not_their_numbers():
     words = ["supported", "undecided at n=8 (could have seen 1; 20 replicates would show 1)", "undecided at n=10 (x)"]
     lines = [dict.fromkeys(COLUMNS, str(i)) | {"verdict": word} for i, word in enumerate(words)]
-    assert tally(pd.DataFrame(lines)) == "undecided: 2; supported: 1."
+    again = lines[0] | {"row": "another row of the ledger"}
+    assert tally(pd.DataFrame([*lines, again])) == "undecided: 2; supported: 1.", "a claim counts once"
 
 
 def test_a_readme_without_marks_is_refused():
