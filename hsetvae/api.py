@@ -3,7 +3,8 @@
 They mirror the command line.  Data: `simulate`, `read_cohort`, `write_cohort`, `load_challenge2012`, `split`.
 Settings: `Config`, `BASELINE`, `IMPROVED`, `RECOMMENDED`; what the user can put right raises `UserError`.
 `hsetvae train`: `train`, `train_baseline`; `load_run` and `load_baseline` open what they left, `fit_baselines` only
-scores.  `hsetvae evaluate`: `evaluate`, `predict`, `calibrate`, `over_hours`.  `hsetvae explain`: `explain`, `deletion`, `deletion_ratio`.
+scores.  `hsetvae evaluate`: `evaluate`, `predict`, `calibrate`, `over_hours`.
+`hsetvae explain`: `explain`, `deletion`, `deletion_ratio`.
 `hsetvae diagnose`: `diagnose`, `advise`, `skill`, `write_report`.
 `hsetvae study`: `load_study`, `run_study`, `report`.
 What a run can say about sets has no command: `reconstruct`, `impute`, `forecast`, `sample`.
@@ -31,7 +32,7 @@ from .train import train
 
 __all__ = [
     "BASELINE", "IMPROVED", "RECOMMENDED", "Config", "UserError", "advise", "calibrate", "deletion", "deletion_ratio",
-    "diagnose", "evaluate", "explain", "fit_baselines", "forecast", "impute", "load_challenge2012", "load_baseline",
+    "diagnose", "evaluate", "explain", "fit_baselines", "forecast", "impute", "load_baseline", "load_challenge2012",
     "load_run", "load_study", "over_hours", "predict", "read_cohort", "reconstruct", "report", "run_study", "sample",
     "simulate", "skill", "split", "train", "train_baseline", "write_cohort", "write_report",
 ]  # fmt: skip
