@@ -65,7 +65,7 @@ def register() -> None:
         if questions:
             display(HTML(f"<h3>{html.escape(endpoint.name)}: {html.escape(endpoint.text)}</h3>"))
             table([
-                {"question": f"<b>{q.name}</b> {' '.join(q.ledger)}",
+                {"question": f"<b>{q.name.replace('_', '_<wbr>')}</b> {' '.join(q.ledger)}",
                  "claim and settings": f"{html.escape(q.claim)} (claimed: {DIRECTIONS[q.direction]})<br>"
                  f"<code>{html.escape(settings_text(q.changed)) if len(q.changed) < 5 else 'all of improved'}</code>",
                  "expected, and why": f"<b>{DIRECTIONS[q.expected]}</b>: {html.escape(q.why)}"} for q in questions
