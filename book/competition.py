@@ -219,6 +219,32 @@ def _plus_minus(mean: float, sd: float) -> str:
     return "–" if np.isnan(mean) else f"{mean:.3g}" + ("" if np.isnan(sd) else f" ± {sd:.2g}")
 
 
+def tradeoff(metric: str) -> None:
+    """Likelihood, what h keeps of the past and a score at each value of the setting; means over the splits."""
+    if not there("tradeoff"):
+        return
+    name, _, unit = METRICS[metric]
+    titles = _titles("tradeoff") | {e: _titles()[e] for e in ("baseline", "improved")}
+    found = pd.concat([rows("tradeoff"), rows()[rows()["entrant"].isin(titles)]]).groupby("entrant", sort=False)
+    mean, splits = found[["nll_per_event", "s_past", metric]].mean(), found["seed"].nunique()
+    left, right = plt.subplots(1, 2, figsize=(plots.WIDTH, 3.2), layout="constrained")[1]
+    for axis, column, label, scale in ((left, "s_past", "S_past", 1), (right, metric, f"{name} (times {unit})", unit)):
+        for number, part in enumerate((list(_titles("tradeoff")), ["baseline"], ["improved"])):
+            points = mean[mean.index.isin(part)]
+            x, y = points["nll_per_event"], scale * points[column]
+            axis.plot(x, y, marker=MARKERS[number], linestyle="" if number else "-")
+            for e, *place in zip(points.index, x, y, strict=True):
+                axis.annotate(titles[e], place, (4, 4), textcoords="offset points", fontsize=8)
+        axis.set(xlabel="negative log likelihood (nats per event)", ylabel=label)
+        axis.margins(0.2)
+    said = "; ".join(f"{titles[e]}: {r.nll_per_event:.2f} nats, S_past {r.s_past:.2f}, {name} {unit * r[metric]:.1f}"
+                     for e, r in mean.iterrows())  # fmt: skip
+    caption = (f"What the weight of the KL trades, on the test stays: means over {splits.min()} to {splits.max()} "
+               "splits. Further left is a better likelihood, further up more of the past in h, "
+               f"or a better {name}.")  # fmt: skip
+    bookkit.picture([left, right], f"S_past and {name} against the likelihood. {said}", caption)
+
+
 def costs() -> None:
     """What a run of each entrant takes."""
     if there():

@@ -1,4 +1,5 @@
-"""Who competes in a suite: entrants as declared, the ladder of ingredients, the curve over numbers of stays."""
+"""Who competes in a suite: entrants as declared, the ladder of ingredients, the curve over numbers of stays, and what
+one setting trades for what."""
 
 from __future__ import annotations
 
@@ -70,10 +71,8 @@ def ladder(path: Path, ladder: dict, table: tuple[Entrant, ...]) -> tuple[Entran
 
     None is refitted: that doubles what a ladder costs, and says nothing about an ingredient.
     """
-    whole = next((e for e in table if e.name == ladder["whole"]), None)
-    if whole is None or whole.kind != "model":
-        raise UserError(f'{path}, [ladder]: whole = "{ladder["whole"]}" is not an entrant of kind "model"')
-    present, off = _config(path, whole), {}
+    whole, off = _whole(path, "ladder", ladder["whole"], table), {}
+    present = _config(path, whole)
     for name, ingredient in ladder["ingredients"].items():
         arm = dataclasses.replace(
             whole, name=f"[ladder.ingredients.{name}]", settings=whole.settings | ingredient["off"]
@@ -98,6 +97,27 @@ def ladder(path: Path, ladder: dict, table: tuple[Entrant, ...]) -> tuple[Entran
             arm(f"{CORE} + {name}", f"only {one['title']}", kept, CORE),
         ]
     return tuple(arms)
+
+
+def _whole(path: Path, design: str, name: str, table: tuple[Entrant, ...]) -> Entrant:
+    whole = next((e for e in table if e.name == name), None)
+    if whole is None or whole.kind != "model":
+        raise UserError(f'{path}, [{design}]: whole = "{name}" is not an entrant of kind "model"')
+    return whole
+
+
+def tradeoff(path: Path, tradeoff: dict, table: tuple[Entrant, ...]) -> tuple[Entrant, ...]:
+    """The whole model at several values of one setting, each compared with the value that it has; none is refitted."""
+    whole, setting = _whole(path, "tradeoff", tradeoff["whole"], table), tradeoff["setting"]
+    arms = [
+        dataclasses.replace(whole, name=f"{setting} {value}", title=f"{setting} {value}",
+                            settings=whole.settings | {setting: value}, against="", refit=False)
+        for value in tradeoff["values"]
+    ]  # fmt: skip
+    present = [arm for arm in arms if _config(path, arm) == _config(path, whole)]
+    if len(present) != 1:
+        raise UserError(f"{path}, [tradeoff]: values need the {setting} that {whole.name} has, once")
+    return tuple(dataclasses.replace(arm, against=present[0].name * (arm != present[0])) for arm in arms)
 
 
 def curve(path: Path, curve: dict, table: tuple[Entrant, ...]) -> tuple[Entrant, ...]:

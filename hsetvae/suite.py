@@ -82,6 +82,8 @@ def load_suite(name: str, data: str = "", outcomes: str | os.PathLike | None = N
             designs["ladder"] = declared["ladder"]["splits"], lineup.ladder(path, declared["ladder"], table)
         if "curve" in declared:
             designs["curve"] = declared["curve"]["splits"], lineup.curve(path, declared["curve"], table)
+        if "tradeoff" in declared:
+            designs["tradeoff"] = declared["tradeoff"]["splits"], lineup.tradeoff(path, declared["tradeoff"], table)
         suite = Suite(
             folder=folder, name=path.stem, title=declared["title"], data=_place(folder, declared["data"], data),
             outcomes=Path(outcomes).resolve() if outcomes else None, groups=tuple(declared.get("groups", ())),

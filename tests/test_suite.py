@@ -109,6 +109,15 @@ def test_the_ladder_leaves_each_ingredient_out_and_adds_each_to_the_model_withou
     assert not any(job["settings"]["refit"] for job in jobs)
 
 
+def test_a_tradeoff_turns_one_setting_of_the_whole_model(suite):
+    arms = suite.design("tradeoff")[2]
+    assert {arm.name: (arm.settings["beta"], arm.against) for arm in arms} == {
+        "beta 0.1": (0.1, ""), "beta 0.5": (0.5, "beta 0.1"),
+    }  # fmt: skip
+    turned, ladder = ({job["facts"]["id"] for job in jobs_of(suite, design)} for design in ("tradeoff", "ladder"))
+    assert len(turned & ladder) == 1, "the value that the model has is the whole model of the ladder: the same run"
+
+
 RUN = """
 import sys
 from hsetvae.suite import load_suite, run_suite
@@ -204,6 +213,8 @@ def test_the_declared_suite_of_challenge_2012_is_whole(monkeypatch):
         ('title = "ours"', "", r"\[entrants.ours\] lacks title"),
         ("trials = 2", "trails = 2", "settings lack trials"),
         ('entrants = ["boosting", "ours"]', 'entrants = ["bosting"]', r"\[curve\]: there is no entrant"),
+        ("values = [0.1, 0.5]", "values = [0.2, 0.5]", r"\[tradeoff\]: values need the beta that ours has"),
+        ('setting = "beta"', 'setting = "betta"', 'unknown setting "betta"; did you mean "beta"'),
         ("shares = [0.5, 1.0]", "shares = [50]", "above 0 and at most 1, and one of them is 50"),
         ("trials = 2", "trials = 2, depth = 3", 'has no setting "depth"'),
         ('kind = "logistic"', 'kind = "logistic"\nrefit = true', "refit is for models"),
