@@ -234,9 +234,11 @@ def tradeoff(metric: str) -> None:
             x, y = points["nll_per_event"], scale * points[column]
             axis.plot(x, y, marker=MARKERS[number], linestyle="" if number else "-")
             for e, *place in zip(points.index, x, y, strict=True):
-                axis.annotate(titles[e], place, (4, 4), textcoords="offset points", fontsize=8)
-        axis.set(xlabel="negative log likelihood (nats per event)", ylabel=label)
-        axis.margins(0.2)
+                beside = {"xytext": (7, -3)} if axis is left else {"xytext": (2, 6), "rotation": 45}
+                axis.annotate(titles[e], place, textcoords="offset points", fontsize=8, **beside)
+        axis.set_ylabel(label)
+        axis.margins(0.4 if axis is left else 0.3, 0.15 if axis is left else 0.3)
+    left.figure.supxlabel("negative log likelihood (nats per event)", fontsize="medium")
     said = "; ".join(f"{titles[e]}: {r.nll_per_event:.2f} nats, S_past {r.s_past:.2f}, {name} {unit * r[metric]:.1f}"
                      for e, r in mean.iterrows())  # fmt: skip
     caption = (f"What the weight of the KL trades, on the test stays: means over {splits.min()} to {splits.max()} "
