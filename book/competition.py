@@ -220,13 +220,14 @@ def _plus_minus(mean: float, sd: float) -> str:
 
 
 def tradeoff(metric: str) -> None:
-    """Likelihood, what h keeps of the past and a score at each value of the setting; means over the splits."""
+    """Likelihood, what h keeps of the past and a score at each value of the setting; means over the same splits."""
     if not there("tradeoff"):
         return
     name, _, unit = METRICS[metric]
+    others = rows()[rows()["seed"].isin(rows("tradeoff")["seed"])]
     titles = _titles("tradeoff") | {e: _titles()[e] for e in ("baseline", "improved")}
-    found = pd.concat([rows("tradeoff"), rows()[rows()["entrant"].isin(titles)]]).groupby("entrant", sort=False)
-    mean, splits = found[["nll_per_event", "s_past", metric]].mean(), found["seed"].nunique()
+    found = pd.concat([rows("tradeoff"), others[others["entrant"].isin(titles)]]).groupby("entrant", sort=False)
+    mean, splits = found[["nll_per_event", "s_past", metric]].mean(), rows("tradeoff")["seed"].nunique()
     left, right = plt.subplots(1, 2, figsize=(plots.WIDTH, 3.2), layout="constrained")[1]
     for axis, column, label, scale in ((left, "s_past", "S_past", 1), (right, metric, f"{name} (times {unit})", unit)):
         for number, part in enumerate((list(_titles("tradeoff")), ["baseline"], ["improved"])):
@@ -241,8 +242,8 @@ def tradeoff(metric: str) -> None:
     left.figure.supxlabel("negative log likelihood (nats per event)", fontsize="medium")
     said = "; ".join(f"{titles[e]}: {r.nll_per_event:.2f} nats, S_past {r.s_past:.2f}, {name} {unit * r[metric]:.1f}"
                      for e, r in mean.iterrows())  # fmt: skip
-    caption = (f"What the weight of the KL trades, on the test stays: means over {splits.min()} to {splits.max()} "
-               "splits. Further left is a better likelihood, further up more of the past in h, "
+    caption = (f"What the weight of the KL trades, on the test stays: means over {splits} splits. "
+               "Further left is a better likelihood, further up more of the past in h, "
                f"or a better {name}.")  # fmt: skip
     bookkit.picture([left, right], f"S_past and {name} against the likelihood. {said}", caption)
 
