@@ -320,6 +320,11 @@ IMPROVED = BASELINE.but(
 
 # What predicts best on Challenge 2012 and keeps its latents alive; free of the ledger, and of what the study refuted.
 RECOMMENDED = BASELINE.but(
+    width=48,
+    latent=32,
+    levels=1,
+    heads=1,
+    feedforward=96,
     norm_gelu=True,
     residual=True,
     activation="gelu",
