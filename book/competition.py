@@ -92,8 +92,8 @@ def entrants() -> None:
 def how_many(design: str = "table") -> None:
     """How much of the declared suite is behind the page."""
     if there(design):
-        wanted = suite().design(design)[1]
-        done = rows(design).groupby("entrant")["seed"].nunique()
+        _, wanted, declared = suite().design(design)
+        done = rows(design).groupby("entrant")["seed"].nunique().reindex([e.name for e in declared], fill_value=0)
         display(HTML(f"<p>Declared: {wanted} splits. Behind this page: {done.max()} of the entrant that has run most, "
                      f"{done.min()} of the one that has run least ({html.escape(done.idxmin())}).</p>"))  # fmt: skip
 
@@ -162,7 +162,8 @@ def _titles(design: str = "table") -> dict[str, str]:
 
 def hours_curve(entrants: tuple[str, ...], metric: str = "auroc") -> None:
     """Scores by what was known at each hour: mean over the splits, 95 % t interval."""
-    if not there():
+    entrants = tuple(e for e in entrants if e in set(rows()["entrant"]))
+    if not there() or not entrants:
         return
     name, _, unit = METRICS[metric]
     axis, said = plt.subplots(figsize=(plots.WIDTH, 3.2), layout="constrained")[1], []
