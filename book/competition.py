@@ -143,6 +143,48 @@ def forest(metric: str, delta: float, design: str = "table") -> None:
                         f"Difference in {name} to {against} on the same splits; a dot is one split.")  # fmt: skip
 
 
+def _points(difference: pd.Series) -> str:
+    """Mean of a paired difference with its 95 % t interval."""
+    c = bookkit.compare(difference.dropna())
+    return "–" if not c.n else f"{c.estimate:+.2f}" + (f" [{c.low:+.2f}, {c.high:+.2f}]" if c.n > 1 else "")
+
+
+def _difference(metric: str, one: str = "recommended", other: str = "boosting", design: str = "table") -> pd.Series:
+    """Score of one entrant minus that of another on the same splits; empty where either has not run."""
+    values = rows(design).pivot(index="seed", columns="entrant", values=metric)
+    return values.reindex(columns=[other, one]).diff(axis=1)[one]
+
+
+def promise(metrics: tuple[str, ...], chosen_on: tuple[int, ...]) -> None:
+    """The recommended preset minus boosting, on validation and on test stays: where it was chosen, and elsewhere."""
+    if there() and "recommended" in set(rows()["entrant"]):
+        lines = []
+        for title, chosen in (("on which settings were chosen", True), ("the others", False)):
+            for metric in metrics:
+                parts = {"validation stays": f"validation_{metric}", "test stays": metric}
+                both = pd.DataFrame({part: _difference(m) for part, m in parts.items()}).dropna()
+                both = both[both.index.isin(chosen_on) == chosen] * METRICS[metric][2]
+                lines.append({"splits": title, "metric": METRICS[metric][0], **both.apply(_points), "n": len(both)})
+        bookkit.table(lines)
+
+
+def missing(metrics: tuple[str, ...]) -> None:
+    """What might stand between the recommended preset and more: numbers that speak for or against each answer."""
+    if there() and "recommended" in set(rows()["entrant"]):
+        half, whole = (f"at {share:g}" for share in sorted({e.share for e in suite().design("curve")[2]})[-2:])
+        asked = [
+            ("what boosting knows", "the average of both, minus the preset", "average", "recommended", "table"),
+            ("what the preset knows", "the average of both, minus boosting", "average", "boosting", "table"),
+            *(("patients", f"{e}: all stays, minus half of them", f"{e} {whole}", f"{e} {half}", "curve")
+              for e in ("recommended", "boosting")),
+        ]  # fmt: skip
+        bookkit.table([
+            {"what might be missing": answer, "the number": text,
+             **{METRICS[m][0]: _points(_difference(m, one, other, design) * METRICS[m][2]) for m in metrics}}
+            for answer, text, one, other, design in asked
+        ])  # fmt: skip
+
+
 def calibration() -> None:
     """Calibration error before and after, beside what true probabilities would have."""
     if there():
