@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 
 import bookkit
 import numpy as np
 import pandas as pd
+from IPython.display import HTML, display
 
 from hsetvae.config import UserError
 from hsetvae.data import Cohort
@@ -92,7 +94,8 @@ def runs() -> None:
 
 
 def recorded(what: str, arm: str, seed: int) -> pd.DataFrame:
-    """The rows of one run in a table of `ablations/challenge2012.py runs`: runs, curves, calibration or failures."""
+    """The rows of one run in a table of `ablations/challenge2012.py runs`: runs, curves, skill, ….
+    UserError where it has none."""
     path = RESULTS / f"challenge2012_{what}.csv"
     table = pd.read_csv(path)
     rows = table[(table["arm"] == arm) & (table["seed"] == seed)]
@@ -121,6 +124,26 @@ def gallery(arm: str, seed: int, facts: int) -> None:
                        "of the others": [number(v) for v in top["others"]],
                        "apart (SD)": [f"{v:+.2f}" for v in top["apart"]],
                        "stays, at least": [number(v) for v in top["n"]]})  # fmt: skip
+
+
+def deletion(arm: str, seed: int) -> None:
+    """How much further the events that an explanation names move the logit than random ones."""
+    against = {"events_at_random": "as many random events", "cells_at_random": "random variables and windows"}
+    bookkit.table([
+        {"the named events, against": against[row.against], "move the logit": f"{row.ratio:.1f} times as far",
+         "95 %": f"[{row.low:.1f}, {row.high:.1f}]", "stays": row.n}
+        for row in recorded("deletion", arm, seed).itertuples()
+    ])  # fmt: skip
+
+
+def skill(arm: str, seed: int, most: int) -> None:
+    """Errors of imputation and forecast beside the bars, in natural units; the variables measured most often first."""
+    for task, part_ in recorded("skill", arm, seed).groupby("task", sort=False):
+        display(HTML(f"<h3>{html.escape(task.capitalize())}</h3>"))
+        beyond = f"{(part_['skill'] > 0).sum()} of {len(part_)} variables"
+        display(HTML(f"<p>Better than both bars: {beyond}. The {most} measured most often:</p>"))
+        names = {"n": "values", "model": "error of the model", "last": "of the last value", "mean": "of the mean"}
+        bookkit.table(part_.head(most)[["variable", *names, "skill"]].rename(columns=names))
 
 
 def run_provenance(run: pd.Series) -> None:

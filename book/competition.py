@@ -63,6 +63,15 @@ def there(design: str = "table") -> bool:
     return False
 
 
+def complete(design: str) -> pd.DataFrame:
+    """The rows of the splits that every entrant of a design has run: only their means can be set side by side."""
+    wanted = {e.name for e in suite().design(design)[2]}
+    table = rows(design).groupby("seed").filter(lambda split: wanted <= set(split["entrant"]))
+    if not len(table):
+        _not_yet(f"No split of the {design} is complete", f"hsetvae study run --suite {NAME} --design {design}")
+    return table
+
+
 @functools.cache
 def compared(design: str = "table") -> pd.DataFrame:
     """The standings of a design, entrants without a record left out."""
@@ -225,12 +234,13 @@ def hours_curve(entrants: tuple[str, ...], metric: str = "auroc") -> None:
 
 def learning_curve(metric: str) -> None:
     """A score against the number of stays that an entrant learned from: mean over the splits, 95 % t interval."""
-    if not there("curve"):
+    table = complete("curve")
+    if not len(table):
         return
     name, _, unit = METRICS[metric]
     axis = plt.subplots(figsize=(plots.WIDTH, 3.2), layout="constrained")[1]
     said = []
-    table = rows("curve").assign(base=rows("curve")["entrant"].map(lambda e: e.partition(" at ")[0]))
+    table = table.assign(base=table["entrant"].map(lambda e: e.partition(" at ")[0]))
     for number, (base, part) in enumerate(table.groupby("base", sort=False)):
         points = []
         for _, values in part.groupby("entrant"):
@@ -264,13 +274,14 @@ def _plus_minus(mean: float, sd: float) -> str:
 
 def tradeoff(metric: str) -> None:
     """Likelihood, what h keeps of the past and a score at each value of the setting; means over the same splits."""
-    if not there("tradeoff"):
+    table = complete("tradeoff")
+    if not len(table):
         return
     name, _, unit = METRICS[metric]
-    others = rows()[rows()["seed"].isin(rows("tradeoff")["seed"])]
+    others = rows()[rows()["seed"].isin(table["seed"])]
     titles = _titles("tradeoff") | {e: _titles()[e] for e in ("baseline", "improved")}
-    found = pd.concat([rows("tradeoff"), others[others["entrant"].isin(titles)]]).groupby("entrant", sort=False)
-    mean, splits = found[["nll_per_event", "s_past", metric]].mean(), rows("tradeoff")["seed"].nunique()
+    found = pd.concat([table, others[others["entrant"].isin(titles)]]).groupby("entrant", sort=False)
+    mean, splits = found[["nll_per_event", "s_past", metric]].mean(), table["seed"].nunique()
     left, right = plt.subplots(1, 2, figsize=(plots.WIDTH, 3.2), layout="constrained")[1]
     for axis, column, label, scale in ((left, "s_past", "S_past", 1), (right, metric, f"{name} (times {unit})", unit)):
         for number, part in enumerate((list(_titles("tradeoff")), ["baseline"], ["improved"])):
@@ -312,38 +323,3 @@ def ingredients() -> None:
                           "with it": bookkit.settings_text({k: present[k] for k in off}),
                           "without it": bookkit.settings_text(off)})  # fmt: skip
     bookkit.table(lines)
-
-
-# --- one recorded run ------------------------------------------------------------------------------------------------
-
-
-def recorded(what: str) -> pd.DataFrame:
-    """A table of the recorded run of the recommended preset (`ablations/challenge2012.py runs`); empty without one."""
-    path = Path(RESULTS) / f"{NAME}_{what}.csv"
-    table = pd.read_csv(path) if path.exists() else pd.DataFrame({"arm": []})
-    table = table[table["arm"] == "recommended"]
-    if not len(table):
-        command = "python ablations/challenge2012.py runs runs/recommended --data FILE"
-        _not_yet("No run of the recommended preset is recorded", command)
-    return table
-
-
-def deletion() -> None:
-    """How much further the named events move the logit than random ones."""
-    against = {"events_at_random": "as many random events", "cells_at_random": "random variables and windows"}
-    if len(table := recorded("deletion")):
-        bookkit.table([
-            {"the named events, against": against[row.against], "move the logit": f"{row.ratio:.1f} times as far",
-             "95 %": f"[{row.low:.1f}, {row.high:.1f}]", "stays": row.n} for row in table.itertuples()
-        ])  # fmt: skip
-
-
-def skill() -> None:
-    """Errors of imputation and forecast beside the bars, in natural units; the variables measured most often first."""
-    if len(table := recorded("skill")):
-        for task, part in table.groupby("task", sort=False):
-            display(HTML(f"<h3>{html.escape(task.capitalize())}</h3>"))
-            beyond = f"{(part['skill'] > 0).sum()} of {len(part)} variables"
-            display(HTML(f"<p>Better than both bars: {beyond}. The ten measured most often:</p>"))
-            names = {"n": "values", "model": "error of the model", "last": "of the last value", "mean": "of the mean"}
-            bookkit.table(part.head(10)[["variable", *names, "skill"]].rename(columns=names))

@@ -158,3 +158,40 @@ def test_the_facts_about_challenge_2012_say_which_sets_version_and_date_they_are
     facts = pd.read_csv(ROOT / "ablations" / "results" / "challenge2012.csv")
     assert not facts[["part", "name", "value", "sets", "hsetvae", "date"]].isna().any().any()
     assert {"size", "reader", "measured"} <= set(facts["part"])
+
+
+def test_only_splits_that_every_entrant_has_run_are_drawn_side_by_side(shown, monkeypatch):
+    import competition
+
+    entrants = [e.name for e in competition.suite().design("curve")[2]]
+    rows = pd.DataFrame([(e, seed) for seed in (0, 1) for e in entrants], columns=["entrant", "seed"])
+    monkeypatch.setattr(competition, "rows", lambda design: rows[:-1])
+    assert competition.complete("curve")["seed"].unique().tolist() == [0]
+    monkeypatch.setattr(competition, "rows", lambda design: rows[:1])
+    assert not len(competition.complete("curve")) and "No split of the curve is complete" in shown[-1]
+
+
+def test_a_lead_is_the_mean_difference_on_the_same_splits(shown, monkeypatch):
+    import competition
+
+    scores = {"recommended": {0: 0.5, 1: 0.7}, "boosting": {0: 0.4, 1: 0.7, 2: 0.9}}
+    rows = [
+        {"entrant": e, "seed": s, "auroc": x, "validation_auroc": 1 - x}
+        for e, by in scores.items()
+        for s, x in by.items()
+    ]
+    monkeypatch.setattr(competition, "rows", lambda design="table": pd.DataFrame(rows))
+    competition.promise(("auroc",), chosen_on=(0,))
+    cells = re.findall(r"<td>(.*?)</td>", shown[-1])
+    assert cells == [
+        "on which settings were chosen",
+        "AUROC",
+        "-10.00",
+        "+10.00",
+        "1",
+        "the others",
+        "AUROC",
+        "+0.00",
+        "+0.00",
+        "1",
+    ]
