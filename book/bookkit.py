@@ -27,12 +27,13 @@ from hsetvae import plots
 from hsetvae.config import Config, stream
 from hsetvae.data import Standardiser, collate, split
 from hsetvae.declaration import load_study
+from hsetvae.designs import expand
 from hsetvae.model import HSetVAE, initialise
 from hsetvae.monitor import TrainingWarning
 from hsetvae.simulate import simulate
 from hsetvae.statistics import compare
 from hsetvae.study import StaleRecords, asked, effects, interactions, load_records, summary
-from hsetvae.verdicts import verdicts
+from hsetvae.verdicts import crossed, verdicts
 
 STARTED = time.monotonic()
 WARN = warnings.showwarning
@@ -174,9 +175,8 @@ def findings(budget: str = BUDGET) -> None:
     """All questions with verdict and effect."""
     if records(budget) is None:
         return
-    found = verdicts(STUDY, "" if budget == BUDGET else budget).query("`judged by`.str.endswith(', factorial')")
-    rows = []
-    for row in found.drop_duplicates(["claim", "data"]).to_dict("records"):
+    found, rows = crossed(verdicts(STUDY, "" if budget == BUDGET else budget)), []
+    for row in found.to_dict("records"):
         link = f'<a href="ablations/{row["judged by"].partition(",")[0]}.html">{html.escape(row["claim"])}</a>'
         rows.append({"claim": link, **{name: html.escape(row[name]) for name in ("verdict", "effect", "n", "data")}})
     table(pd.DataFrame(rows).rename(columns={"effect": "effect [95 %]"}), escape=False)
@@ -320,12 +320,12 @@ class Question:
         box("On other data", f"<p>{html.escape(said)}.</p>")
 
     def reproduce(self) -> None:
-        changes = " ".join(f"-p {name} {value}" for name, value in self.q.changed.items())
-        shared = ", ".join(f"{k}: {v}" for k, v in (STUDY.settings | STUDY.design().settings).items())
+        specs = expand(STUDY, self.budget, "factorial")
+        index = next(i for i, spec in enumerate(specs) if spec.arm.settings == self.q.changed)
         code = (
             f"make ablations                                   # all runs, records and pages\n"
-            f"papermill ablations/run.ipynb run.ipynb {changes} -y '{{more: {{{shared}}}}}'   # one run\n"
-            f"hsetvae study run --design factorial --data events.csv --outcomes outcomes.csv   # on other data"
+            f"hsetvae study run --index {index:<3}                    # one run: only {settings_text(self.q.changed)}\n"
+            f"hsetvae study run --data events.csv --outcomes outcomes.csv   # on other data"
         )
         display(HTML(f"<pre>{html.escape(code)}</pre>"))
 

@@ -80,7 +80,8 @@ def runs() -> None:
                     "command below trains one, and the last line adds it to this page.</p>")  # fmt: skip
         return
     table = pd.read_csv(path)
-    show = table[["arm", "seed", "n"]].rename(columns={"n": "test stays"})
+    names = {"learned_stays": "learned from (stays)", "n": "test stays"}
+    show = table[["arm", "seed", *names]].rename(columns=names)
     for metric, text in SCORES.items():
         columns = zip(table[metric], table[f"{metric}_low"], table[f"{metric}_high"], strict=True)
         show[text] = [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in columns]

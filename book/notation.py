@@ -14,7 +14,7 @@ from IPython.display import Markdown, display
 from hsetvae.config import IMPROVED
 from hsetvae.data import Standardiser, collate, split
 from hsetvae.model import HSetVAE, initialise
-from hsetvae.objective import class_weight_at, level_weights, reconstruction_weight_at
+from hsetvae.objective import class_weight_at, level_weights, objective, reconstruction_weight_at
 from hsetvae.simulate import simulate
 from hsetvae.study import effects
 
@@ -31,8 +31,9 @@ def known(stays: int) -> dict:
     with torch.no_grad():
         output = model.eval()(batch, sample=False)
     weights = {f.__name__: f for f in (level_weights, reconstruction_weight_at, class_weight_at)}
-    return {"config": config, "cohort": cohort, "batch": batch, "output": output, "study": bookkit.STUDY,
-            "step": 1, "total": 10, **weights}  # fmt: skip
+    terms = objective(output, batch, config, step=1, total=10).values
+    return {"config": config, "cohort": cohort, "batch": batch, "output": output, "terms": terms,
+            "study": bookkit.STUDY, "step": 1, "total": 10, **weights}  # fmt: skip
 
 
 @functools.cache

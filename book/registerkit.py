@@ -132,6 +132,26 @@ def replication() -> None:
                  f"{same} of {len(rows)} verdicts are the same.</p>"))  # fmt: skip
 
 
+def pairing() -> str:
+    """What sharing split and streams was worth in the crossed factors; the range as words, "" without records.
+
+    Variance of the difference of two arms on splits of their own, over that of the paired difference.
+    """
+    rows = []
+    for source, study in (("simulated", STUDY), ("Challenge 2012", REAL)):
+        found = records("factorial", study)
+        for q in asked(study) if found is not None else ():
+            paired = effects(study, found, q.name, q.endpoint)
+            means = found.groupby(["replicate", q.name])[q.endpoint].mean().unstack()
+            rows.append({"question": f"{q.name}: {q.endpoint}", "data": source, "replicates": len(paired),
+                         "SD of the paired difference": f"{paired.std():.3f}",
+                         "SD on splits of their own": f"{means.var().sum() ** 0.5:.3f}",
+                         "one paired replicate is worth, unpaired": means.var().sum() / paired.var()})  # fmt: skip
+    worth = [row["one paired replicate is worth, unpaired"] for row in rows]
+    table(pd.DataFrame(rows).round({"one paired replicate is worth, unpaired": 1}))
+    return f"{min(worth):.1f} to {max(worth):.1f}" if rows else ""
+
+
 def mechanisms() -> None:
     """For each question the endpoint and the measures that should move if its explanation holds: which ones did."""
     if not complete("add"):

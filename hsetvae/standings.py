@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from .challenge import best_threshold, event1, hosmer_lemeshow
 from .config import UserError
 from .files import write_atomically
 from .lineup import AVERAGE, Entrant
+from .readme import markdown, renewed
 from .statistics import ALPHA, Comparison, compare, detectable
 from .study import as_published, csv_of
 from .suite import (
@@ -243,12 +245,32 @@ def status(suite: Suite, design: str = "") -> str:
     return f"{table.to_string(index=False)}\n{left}"
 
 
+def as_markdown(suite: Suite, rows: pd.DataFrame, translated: Callable[[str], str] = str) -> str:
+    """Mean AUROC and AUPRC of every entrant and its paired differences for a README; times 100, 95 % t intervals."""
+    table, shown = standings(suite, rows).set_index(["entrant", "metric"]), ("auroc", "auprc")
+    against = table.loc[table["against"] != "", "against"].iloc[0]
+    head = ["who", *(METRICS[m][0] for m in shown)]
+    head += [f"{METRICS[m][0]} minus {against} [95 %]" for m in shown] + ["splits"]
+    lines = []
+    for entrant in (e for e in table.index.unique(0) if table.at[(e, "auroc"), "n"]):
+        cells = [table.loc[(entrant, m)] for m in shown]
+        hundred = [(c.against, *(100 * c[["estimate", "low", "high"]])) for c in cells]
+        apart = [f"{d:+.2f} [{low:+.2f}, {high:+.2f}]" if other else "" for other, d, low, high in hundred]
+        lines.append([cells[0].title, *(f"{100 * c['mean']:.1f}" for c in cells), *apart, str(cells[0].n)])
+    return markdown([translated(name) for name in head], lines)
+
+
 def publish(suite: Suite, design: str = "") -> str:
-    """Write the rows of a design to results/NAME_suite.csv, which is committed and which the book reads -> what was
-    done.  Rows published before stay where they are of another design, or fit and are not on this machine."""
+    """Write the rows of a design to results/NAME_suite.csv, which is committed and which the book reads, and the table
+    to the READMES -> what was done.
+
+    Rows published before stay where they are of another design, or fit and are not on this machine.
+    """
     design, path = suite.design(design)[0], published(suite)
     rows, before = rows_at_hand(suite, design), published_rows(suite)
     missing = _missing(suite, rows, design)
     rows = pd.concat([part for part in (rows, before[before["design"] != design]) if len(part)])
     write_atomically(path, csv_of(rows).encode())
+    if design == suite.design()[0]:
+        renewed(suite.folder.parent, lambda language: {suite.name: as_markdown(suite, rows, language)})
     return f"wrote {path}: {len(rows)} rows; {missing} runs of design {design} are missing"

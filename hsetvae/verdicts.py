@@ -6,48 +6,20 @@ questions by add-one-in.  A row that no arm can judge says where its instrument 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from .config import UserError
 from .declaration import Study
 from .designs import expand
 from .files import write_atomically
+from .readme import markdown, renewed
 from .study import StaleRecords, control_table, load_records, published, summary
 
 COLUMNS = ["row", "claim", "verdict", "effect", "n", "data", "judged by"]
 NOT_RUN = "not yet run"
 HEAD = ["row", "claim", "verdict", "effect [95 %]", "n", "data"]
-# What verdicts, effects, heads and data are made of, in the order of replacement; claims stay as they were declared.
-CHINESE = {
-    r"undecided at n=(\d+)": r"n=\1 时未定",
-    r"undecided \(closer to the bound than matters\)": "未定（与界限之差小到无关紧要）",
-    r"undecided": "未定",
-    r"could have seen nothing; ": "看不出任何效应；",
-    r"could have seen (\S+); ": r"能看出的最小效应为 \1；",
-    r"(\d+) replicates would show (\S+)\)": r"要看出 \2 需要 \1 次重复)",
-    r"supported, below the size of interest": "成立，但小于有意义的大小",
-    r"supported": "成立",
-    r"refuted: harmful": "被否定：有害",
-    r"refuted: negligible": "被否定：可忽略",
-    r"refuted: the control does not hold": "被否定：对照不成立",
-    r"refuted": "被否定",
-    r"not evaluable: an instrument, no arm": "无法评判：是仪器，不是实验臂",
-    r"not evaluable: (\S+) of the runs failed": r"无法评判：\1 的运行失败",
-    r"not evaluable at n=(\d+)": r"n=\1 时无法评判",
-    r"not evaluable": "无法评判",
-    r"no arm can judge": "没有实验臂可以评判",
-    NOT_RUN: "尚未运行",
-    r"\(wanted (.*)\)": r"（应为 \1）",
-    r" beyond (\S+)": r"，界限 \1",
-    r"^simulated, (\d+) stays": r"模拟，\1 次住院",
-    r"On (\S+): ": r"在 \1 上：",
-    r"^row$": "条目", r"^claim$": "主张", r"^verdict$": "结论", r"^effect \[95 %\]$": "效应 [95 %]", r"^data$": "数据",
-}  # fmt: skip
-START, END = "<!-- verdicts: written by `hsetvae study publish` -->", "<!-- end of verdicts -->"
 
 
 def verdicts(study: Study, budget: str = "") -> pd.DataFrame:
@@ -141,29 +113,35 @@ def tally(table: pd.DataFrame) -> str:
     return " ".join(f"{place}{said}." for place, said in counts)
 
 
-def chinese(text: str) -> str:
-    """A verdict, an effect, a head or a tally in Chinese."""
-    for english, words in CHINESE.items():
-        text = re.sub(english, words, text)
-    return text
+def crossed(table: pd.DataFrame) -> pd.DataFrame:
+    """The lines of the crossed factors, each claim once for each table of events."""
+    return table[table["judged by"].str.endswith(", factorial")].drop_duplicates(["claim", "data"])
 
 
-def as_markdown(table: pd.DataFrame, translated: Callable[[str], str] = str) -> str:
+def meanings(study: Study, table: pd.DataFrame) -> str:
+    """What the measures are by which the claims were judged, one line each, for a README."""
+    named = set(table["effect"].str.partition(" ")[0])
+    return "\n".join(f"- `{e.name}`: {e.text} ({e.unit})" for e in study.endpoints.values() if e.name in named)
+
+
+def as_markdown(table: pd.DataFrame, translated: Callable[[str], str] = str, head: Sequence[str] = tuple(HEAD)) -> str:
     """The table for a README, without what was not run; all but the claims goes through `translated`."""
-    run = table[table["verdict"] != NOT_RUN]
+    run = table[table["verdict"] != NOT_RUN].rename(columns={"effect": "effect [95 %]"})
     cells = [
-        [(str if name in ("row", "claim") else translated)(str(row[name]).replace("|", "/")) for name in COLUMNS[:-1]]
+        [(str if name in ("row", "claim") else translated)(str(row[name])) for name in head]
         for row in run.to_dict("records")
     ]
-    lines = [[translated(name) for name in HEAD], ["---"] * len(HEAD), *cells]
-    return "\n".join([translated(tally(table)), "", *("| " + " | ".join(line) + " |" for line in lines)])
+    return markdown([translated(name) for name in head], cells)
 
 
-READMES: dict[str, Callable[[str], str]] = {"README.md": str, "README.zh.md": chinese}  # file -> its language
+def sections(study: Study, table: pd.DataFrame, translated: Callable[[str], str] = str) -> dict[str, str]:
+    """What stands between the marks of a README: the crossed factors, and the whole ledger with its measures."""
+    ledger = [translated(tally(table)), as_markdown(table, translated), meanings(study, table)]
+    return {"findings": as_markdown(crossed(table), translated, HEAD[1:]), "verdicts": "\n\n".join(ledger)}
 
 
 def publish_verdicts(study: Study, budget: str = "") -> list[Path]:
-    """Write results/verdicts.csv, and the marked section of the READMES beside the study's folder that have one.
+    """Write results/verdicts.csv, and the marked sections of the READMES beside the study's folder that have one.
 
     Verdicts on other data than the declared ones rest on records at `budget` and go to a file of their own, with what
     was judged, and not to a README; those on the declared data, and on the tables that are declared beside it, rest on
@@ -181,18 +159,4 @@ def publish_verdicts(study: Study, budget: str = "") -> list[Path]:
         return [path]
     table, written = verdicts(study), [published(study, "verdicts")]
     write_atomically(written[0], table.to_csv(index=False).encode())
-    for name, language in READMES.items():
-        readme = study.folder.parent / name
-        if readme.is_file() and START in readme.read_text():
-            write_atomically(readme, with_section(readme.read_text(), as_markdown(table, language)).encode())
-            written.append(readme)
-    return written
-
-
-def with_section(text: str, section: str) -> str:
-    """The text with everything between the marks START and END replaced."""
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end):
-        raise UserError(f"the README lacks the marks {START} and {END}, between which the verdicts are written")
-    return f"{before}{START}\n\n{section}\n\n{END}{after}"
+    return written + renewed(study.folder.parent, lambda language: sections(study, table, language))

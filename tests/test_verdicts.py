@@ -13,22 +13,20 @@ from hsetvae.cli import app
 from hsetvae.config import UserError
 from hsetvae.declaration import load_study
 from hsetvae.designs import expand
+from hsetvae.readme import READMES, chinese, marks, with_section
+from hsetvae.standings import as_markdown as as_table
 from hsetvae.statistics import compare, verdict
 from hsetvae.study import AT_A_BOUND, load_records, publish, runs_folder
+from hsetvae.suite import load_suite, published_rows
 from hsetvae.sweep import jobs_of, write_record
 from hsetvae.verdicts import (
     COLUMNS,
-    END,
     NOT_RUN,
-    READMES,
-    START,
-    as_markdown,
     as_text,
-    chinese,
     publish_verdicts,
+    sections,
     tally,
     verdicts,
-    with_section,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,7 +47,8 @@ def study(tmp_path, monkeypatch):
     for name in ("run.ipynb", "ledger.csv"):
         shutil.copy(ROOT / "ablations" / name, folder)
     for name in READMES:
-        (tmp_path / name).write_text(f"# Mine\n\n{START}\n{END}\n\n## After\n")
+        between = "\n".join(mark for section in ("findings", "verdicts") for mark in marks(section))
+        (tmp_path / name).write_text(f"# Mine\n\n{between}\n\n## After\n")
     monkeypatch.delenv("HSETVAE_RUNS", raising=False)
     return load_study(folder / "study.toml")
 
@@ -100,7 +99,8 @@ def test_publishing_writes_one_table_for_the_readme_and_the_book(study):
     assert [path.name for path in written] == ["verdicts.csv", "README.md", "README.zh.md"]
     readme = written[1].read_text()
     table = verdicts(study)
-    assert as_markdown(table) in readme and readme.startswith("# Mine") and readme.endswith("## After\n")
+    assert all(part in readme for part in sections(study, table).values())
+    assert readme.startswith("# Mine") and readme.endswith("## After\n")
     assert publish_verdicts(study) and written[1].read_text() == readme, "writing twice changes nothing"
     for line in (row for row in table.to_dict("records") if row["verdict"] != NOT_RUN):
         assert line["claim"] in readme and line["verdict"] in readme and line["verdict"] in as_text(table)
@@ -153,7 +153,7 @@ def test_the_chinese_readme_has_the_same_rows_effects_and_claims(study):
     run_made_up(study, "factorial", lift)
     run_made_up(study, "add", lift)
     publish_verdicts(study)
-    texts = [(study.folder.parent / name).read_text() for name in READMES]
+    texts = [(study.folder.parent / name).read_text().partition(marks("verdicts")[0])[2] for name in READMES]
     english, translated = ([line.split(" | ") for line in text.splitlines() if line[:1] == "|"] for text in texts)
     assert len(english) == len(translated) > 5
     for one, other in zip(english[2:], translated[2:], strict=True):
@@ -206,12 +206,15 @@ def test_a_tally_counts_words_and_not_their_numbers():
 
 def test_a_readme_without_marks_is_refused():
     with pytest.raises(UserError, match="lacks the marks"):
-        with_section(f"# Mine\n{START}\n", "x")
+        with_section(f"# Mine\n{marks('verdicts')[0]}\n", "verdicts", "x")
 
 
 @pytest.mark.parametrize(("name", "language"), READMES.items())
 def test_a_readme_shows_the_published_verdicts(name, language):
     published = ROOT / "ablations" / "results" / "verdicts.csv"
     table = pd.read_csv(published, dtype=str, keep_default_na=False)
-    text = (ROOT / name).read_text()
-    assert with_section(text, as_markdown(table, language)) == text, "run `hsetvae study publish`"
+    text, study = (ROOT / name).read_text(), load_study(ROOT / "ablations" / "study.toml")
+    suite = load_suite(str(ROOT / "ablations" / "challenge2012.toml"))
+    written = sections(study, table, language) | {suite.name: as_table(suite, published_rows(suite), language)}
+    for section, content in written.items():
+        assert with_section(text, section, content) == text, "run `hsetvae study publish`, or with `--suite`"

@@ -1,0 +1,87 @@
+"""Sections of the READMEs that are written from records, in the language of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .config import UserError
+from .files import write_atomically
+
+# What verdicts, effects, heads and data are made of, in the order of replacement; claims stay as they were declared.
+CHINESE = {
+    r"undecided at n=(\d+)": r"n=\1 时未定",
+    r"undecided \(closer to the bound than matters\)": "未定（与界限之差小到无关紧要）",
+    r"undecided": "未定",
+    r"could have seen nothing; ": "看不出任何效应；",
+    r"could have seen (\S+); ": r"能看出的最小效应为 \1；",
+    r"(\d+) replicates would show (\S+)\)": r"要看出 \2 需要 \1 次重复)",
+    r"supported, below the size of interest": "成立，但小于有意义的大小",
+    r"supported": "成立",
+    r"refuted: harmful": "被否定：有害",
+    r"refuted: negligible": "被否定：可忽略",
+    r"refuted: the control does not hold": "被否定：对照不成立",
+    r"refuted": "被否定",
+    r"not evaluable: an instrument, no arm": "无法评判：是仪器，不是实验臂",
+    r"not evaluable: (\S+) of the runs failed": r"无法评判：\1 的运行失败",
+    r"not evaluable at n=(\d+)": r"n=\1 时无法评判",
+    r"not evaluable": "无法评判",
+    r"no arm can judge": "没有实验臂可以评判",
+    r"not yet run": "尚未运行",
+    r"\(wanted (.*)\)": r"（应为 \1）",
+    r" beyond (\S+)": r"，界限 \1",
+    r"^simulated, (\d+) stays": r"模拟，\1 次住院",
+    r"On (\S+): ": r"在 \1 上：",
+    r"not told apart from (\S+)": r"与 \1 分不出高下",
+    r"better than (\S+)": r"优于 \1",
+    r"worse than (\S+)": r"不如 \1",
+    r"(\S+) minus (\S+) \[95 %\]": r"\1 减 \2 [95 %]",
+    r"^who$": "模型", r"^splits$": "划分数",
+    r"^row$": "条目", r"^claim$": "主张", r"^verdict$": "结论", r"^effect \[95 %\]$": "效应 [95 %]", r"^data$": "数据",
+}  # fmt: skip
+
+
+def chinese(text: str) -> str:
+    """A verdict, an effect, a head or a tally in Chinese."""
+    for english, words in CHINESE.items():
+        text = re.sub(english, words, text)
+    return text
+
+
+READMES: dict[str, Callable[[str], str]] = {"README.md": str, "README.zh.md": chinese}  # file -> its language
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for a README."""
+    lines = [head, ["---"] * len(head), *([cell.replace("|", "/") for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def marks(name: str) -> tuple[str, str]:
+    return f"<!-- {name}: written by `hsetvae study publish` -->", f"<!-- end of {name} -->"
+
+
+def with_section(text: str, name: str, section: str) -> str:
+    """The text with everything between the marks of a section replaced."""
+    first, last = marks(name)
+    before, start, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    if not (start and end):
+        raise UserError(f"the README lacks the marks {first} and {last}, between which the {name} are written")
+    return f"{before}{first}\n\n{section}\n\n{last}{after}"
+
+
+def renewed(folder: Path, sections: Callable[[Callable[[str], str]], dict[str, str]]) -> list[Path]:
+    """Write the sections, made for a language, into those READMES of a folder that have their first mark -> these."""
+    written = []
+    for name, language in READMES.items():
+        readme = folder / name
+        text = readme.read_text() if readme.is_file() else ""
+        marked = {section: content for section, content in sections(language).items() if marks(section)[0] in text}
+        for section, content in marked.items():
+            text = with_section(text, section, content)
+        if marked:
+            write_atomically(readme, text.encode())
+            written.append(readme)
+    return written
