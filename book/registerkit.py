@@ -107,6 +107,15 @@ def verdict_table(study: Study = STUDY, design: str = "add", rows: pd.DataFrame 
     ])  # fmt: skip
 
 
+def added() -> pd.DataFrame | None:
+    """Each question of two arms that was added alone, on its own endpoint; None without records."""
+    found = records("add")
+    if found is None:
+        return None
+    table = summary(STUDY, found, "add").query("primary")
+    return table[[STUDY.questions[name].bound is None for name in table["question"]]].reset_index(drop=True)
+
+
 def replication() -> None:
     """The crossed factors once more on another machine: verdicts side by side, and how alike the same runs are."""
     here = records("factorial")
