@@ -64,7 +64,8 @@ def test_a_page_with_code_can_be_taken_along_as_a_notebook_without_outputs(html)
 
 
 def test_launch_buttons_come_with_the_address_of_a_public_repository_and_not_before(html):
-    public = bool(yaml.safe_load((ROOT / "book" / "_config.yml").read_text())["repository"]["url"])
+    config = yaml.safe_load((ROOT / "book" / "_config.yml").read_text())["sphinx"]["config"]
+    public = bool(config["html_theme_options"]["repository_url"])
     assert public == ("mybinder.org" in (html / "history.html").read_text())
 
 
