@@ -320,32 +320,14 @@ IMPROVED = BASELINE.but(
 
 # What predicts best on Challenge 2012 and keeps its latents alive; free of the ledger, and of what the study refuted.
 RECOMMENDED = BASELINE.but(
-    width=48,
-    latent=32,
-    levels=1,
-    heads=4,
-    layers=1,
-    feedforward=96,
-    norm_gelu=True,
-    residual=True,
-    activation="gelu",
-    pooling="query",
-    head="ensemble",
-    statistics=True,
-    statistics_dropout=0.15,
-    teacher=0.5,
+    width=48, latent=32, levels=1, heads=4, layers=1, feedforward=96,
+    norm_gelu=True, residual=True, activation="gelu",
+    pooling="query", head="ensemble", statistics=True, statistics_dropout=0.15, teacher=0.5,
     beta=0.1,
     class_weight=0.02,  # leaves h to the sets; the head learns as fast, as AdamW rescales gradients
-    lr=4e-3,
-    batch_size=8,
-    weight_decay=0.01,
-    lr_schedule="cosine",
-    clip="norm",
-    clip_at=5.0,
-    epochs=6,
-    pretrain_epochs=4,
-    cut=0.25,
+    lr=4e-3, lr_schedule="cosine", weight_decay=0.01, clip="norm", clip_at=5.0,
+    batch_size=8, cut=0.25, epochs=6, pretrain_epochs=4,
     selection="objective",  # a head that sees statistics knows the outcome before the latents know the sets
-)
+)  # fmt: skip
 
 PRESETS: dict[str, Config] = {"baseline": BASELINE, "improved": IMPROVED, "recommended": RECOMMENDED}
