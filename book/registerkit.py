@@ -156,9 +156,11 @@ def pairing() -> str:
                          "SD of the paired difference": f"{paired.std():.3f}",
                          "SD on splits of their own": f"{means.var().sum() ** 0.5:.3f}",
                          "one paired replicate is worth, unpaired": means.var().sum() / paired.var()})  # fmt: skip
+    if not rows:
+        return ""
+    table(rows)
     worth = [row["one paired replicate is worth, unpaired"] for row in rows]
-    table(pd.DataFrame(rows).round({"one paired replicate is worth, unpaired": 1}))
-    return f"{min(worth):.1f} to {max(worth):.1f}" if rows else ""
+    return f"{min(worth):.1f} to {max(worth):.1f}"
 
 
 def mechanisms() -> None:
