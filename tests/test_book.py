@@ -147,7 +147,7 @@ def test_runs_on_challenge_2012_are_shown_when_they_are_recorded_and_missed_when
     challenge.runs()
     assert "Not yet recorded" in shown[-1]
     scores = {f"{metric}{end}": 0.5 for metric in challenge.SCORES for end in ("", "_low", "_high")}
-    row = {"arm": "mine", "seed": 0, "n": 100, **scores, "seconds": 90, "pretraining_seconds": 30}
+    row = {"arm": "mine", "seed": 0, "learned_stays": 700, "n": 100, **scores, "seconds": 90, "pretraining_seconds": 30}
     row |= {"hsetvae": "1", "date": "2025-01-01"}
     pd.DataFrame([row]).to_csv(tmp_path / "challenge2012_runs.csv", index=False)
     challenge.runs()
