@@ -1,6 +1,9 @@
 """Fixtures that several tests share."""
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: a process a core is what fills the cores
+
 import shutil
 from pathlib import Path
 from typing import NamedTuple
