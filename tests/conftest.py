@@ -18,7 +18,9 @@ from hsetvae.data import split
 from hsetvae.declaration import Study, load_study
 from hsetvae.events import read_cohort, write_cohort
 from hsetvae.simulate import Simulation, simulate
+from hsetvae.study import runs_folder
 from hsetvae.suite import Suite, execute, jobs_of, load_suite
+from hsetvae.sweep import run_study
 from hsetvae.train import train
 
 ABLATIONS = Path(__file__).resolve().parents[1] / "ablations"
@@ -39,17 +41,28 @@ def challenge2012() -> Path:
     return Path(folder)
 
 
-@pytest.fixture
-def study(tmp_path, monkeypatch) -> Study:
+def two_factor_study(folder: Path) -> Study:
     """The declared study with two crossed factors, in a folder of its own."""
     text = (ABLATIONS / "study.toml").read_text()
-    (tmp_path / "study.toml").write_text(
-        text.replace('["beta", "position", "pooling", "clipping"]', '["beta", "pooling"]')
-    )
-    shutil.copy(ABLATIONS / "run.ipynb", tmp_path)
+    text = text.replace('["beta", "position", "pooling", "clipping"]', '["beta", "pooling"]')
+    (folder / "study.toml").write_text(text)
+    shutil.copy(ABLATIONS / "run.ipynb", folder)
+    return load_study(folder / "study.toml")
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch) -> Study:
     monkeypatch.delenv("HSETVAE_RUNS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return load_study(tmp_path / "study.toml")
+    return two_factor_study(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory) -> Path:
+    """The folder with every run of the two-factor study at its smallest."""
+    study = two_factor_study(tmp_path_factory.mktemp("made"))
+    assert run_study(study, "smoke", workers=2, progress=False) == 0
+    return runs_folder(study)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.xdist_group("book")  # one process builds `html` for all of them
 EXECUTED = ("index", "ablations/beta")  # here; `make book` executes every page, strictly as well
 
 

@@ -2,33 +2,44 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from hsetvae.config import UserError
 from hsetvae.confirm import confirm
+from hsetvae.declaration import Study
 from hsetvae.designs import code_hash, expand
 from hsetvae.study import StaleRecords, load_records, local_records, publish, runs_folder, status
 from hsetvae.sweep import run_study
 
+pytestmark = pytest.mark.xdist_group("confirm")  # one process makes `made` for all of them
 
-def test_what_another_machine_has_published_need_not_run_again(study):
-    assert [run_study(study, "smoke", workers=1, progress=False, index=i) for i in (0, 1)] == [0, 0]
+
+def take(study: Study, made: Path, specs: list) -> None:
+    for spec in specs:
+        shutil.copytree(made / spec.id, runs_folder(study) / spec.id)
+
+
+def test_what_another_machine_has_published_need_not_run_again(study, made):
+    specs = expand(study, "smoke")
+    take(study, made, specs[:2])
     path, missing = publish(study, "smoke")
-    total = len(expand(study, "smoke"))
+    total = len(specs)
     assert missing == total - 2 and len(pd.read_csv(path)) == 2
     with pytest.raises(StaleRecords, match=f"{missing} of {total} runs are missing"):
         load_records(study, "smoke")
     shutil.rmtree(runs_folder(study))
     assert status(study, "smoke")["published"].sum() == 2
+    take(study, made, specs[2:-1])
     assert run_study(study, "smoke", workers=2, progress=False, published=True) == 0
     assert len(local_records(study, "smoke")) == total - 2
     assert len(load_records(study, "smoke")) == total and publish(study, "smoke")[1] == 0
 
 
-def test_records_of_other_code_are_kept_where_one_run_of_the_arm_repeats(study, tmp_path):
-    assert run_study(study, "smoke", workers=2, progress=False) == 0
+def test_records_of_other_code_are_kept_where_one_run_of_the_arm_repeats(study, made):
+    take(study, made, expand(study, "smoke"))
     path, _ = publish(study, "smoke")
     with pytest.raises(UserError, match="no records of other code"):
         confirm(study, "smoke", progress=False)
@@ -39,14 +50,13 @@ def test_records_of_other_code_are_kept_where_one_run_of_the_arm_repeats(study, 
     table.loc[other_result, "auroc"] += 1e-6
     table["collapsed"] = table["collapsed"].astype(float)  # as a column is read in which another run has a fraction
     table.to_csv(path, index=False)
-    runs, made = runs_folder(study), tmp_path / "made"
-    runs.rename(made)
+    runs = runs_folder(study)
+    shutil.rmtree(runs)
     with pytest.raises(StaleRecords):
         load_records(study, "smoke")
 
-    for spec in expand(study, "smoke"):  # what was made is not made again, but for one arm
-        if spec.arm.name != "pooling":
-            shutil.copytree(made / spec.id, runs / spec.id)
+    # what was made is not made again, but for one arm
+    take(study, made, [spec for spec in expand(study, "smoke") if spec.arm.name != "pooling"])
     found = confirm(study, "smoke", workers=1, progress=False)
     assert (found.arms, found.records) == (3, 6) and len(list(runs.iterdir())) == 7
     (words,) = found.differences
