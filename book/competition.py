@@ -63,6 +63,19 @@ def there(design: str = "table") -> bool:
     return False
 
 
+def shared(entrants: tuple[str, ...] = ()) -> pd.DataFrame:
+    """The rows of these entrants (all that have run) on the splits that all of them have: means of these compare."""
+    table = rows()
+    names = set(table["entrant"]) & set(entrants or table["entrant"])
+    table = table[table["entrant"].isin(names)]
+    return table.groupby("seed").filter(lambda split: names <= set(split["entrant"]))
+
+
+def _over(table: pd.DataFrame) -> None:
+    """Say over which splits the means above are taken."""
+    display(HTML(f"<p>Means over the {table['seed'].nunique()} splits that all of these entrants have run.</p>"))
+
+
 def complete(design: str) -> pd.DataFrame:
     """The rows of the splits that every entrant of a design has run: only their means can be set side by side."""
     wanted = {e.name for e in suite().design(design)[2]}
@@ -103,22 +116,24 @@ def how_many(design: str = "table") -> None:
     if there(design):
         _, wanted, declared = suite().design(design)
         done = rows(design).groupby("entrant")["seed"].nunique().reindex([e.name for e in declared], fill_value=0)
-        display(HTML(f"<p>Declared: {wanted} splits. Behind this page: {done.max()} of the entrant that has run most, "
-                     f"{done.min()} of the one that has run least ({html.escape(done.idxmin())}).</p>"))  # fmt: skip
+        table = published_rows(suite())
+        failed = ((table["design"] == design) & (table["status"] != "finished")).sum()
+        fewer = ", ".join(f"{html.escape(_titles(design)[e])} {n}" for e, n in done.items() if n < wanted)
+        text = f"fewer splits so far: {fewer}" if fewer else "every entrant has run all of them"
+        display(HTML(f"<p>Declared: {wanted} splits; {text}. Failed runs: {failed}.</p>"))
 
 
-def scores(design: str = "table") -> None:
-    """Mean and SD over the splits of every metric."""
-    if there(design):
-        lines = []
-        for title, part in compared(design).groupby("title", sort=False):
-            line = {"entrant": title}
-            for row in part.itertuples():
-                name, better, unit = METRICS[row.metric]
-                arrow = "↑" if better > 0 else "↓"
-                line[f"{name} {arrow}"] = f"{row.mean * unit:.1f} ± {row.sd * unit:.1f}"
-            lines.append(line | {"splits": part["n"].max()})
-        bookkit.table(lines)
+def scores() -> None:
+    """Mean and SD of every metric over the splits that all entrants have run."""
+    if there():
+        table, lines = shared(), []
+        for row in standings(suite(), table).query("n > 0").itertuples():
+            name, better, unit = METRICS[row.metric]
+            lines.append({"entrant": row.title, "metric": f"{name} {'↑' if better > 0 else '↓'}",
+                          "text": f"{row.mean * unit:.1f} ± {row.sd * unit:.1f}"})  # fmt: skip
+        wide = pd.DataFrame(lines).pivot(index="entrant", columns="metric", values="text")
+        bookkit.table(wide.loc[*(pd.unique(pd.DataFrame(lines)[c]) for c in ("entrant", "metric"))].reset_index())
+        _over(table)
 
 
 def differences(metrics: tuple[str, ...], design: str = "table", entrants: tuple[str, ...] = ()) -> None:
@@ -129,7 +144,9 @@ def differences(metrics: tuple[str, ...], design: str = "table", entrants: tuple
             if not entrants or row.entrant in entrants:
                 name, _, unit = METRICS[row.metric]
                 seen = f"{row.estimate * unit:+.2f} [{row.low * unit:+.2f}, {row.high * unit:+.2f}]"
-                lines.append({"entrant": row.title, "metric": name, "difference [95 %]": seen, "p": f"{row.p:.3g}",
+                wide = f"[{row.low_overlap * unit:+.2f}, {row.high_overlap * unit:+.2f}]"
+                lines.append({"entrant": row.title, "metric": name, "difference [95 %]": seen,
+                              "[95 %], overlap counted": wide, "p": f"{row.p:.3g}",
                               "pairs": int(row.pairs), "so it is": row.words})  # fmt: skip
         bookkit.table(lines)
 
@@ -198,12 +215,14 @@ def calibration() -> None:
     """Calibration error before and after, beside what true probabilities would have."""
     if there():
         lines = []
-        for title, part in rows().groupby(rows()["entrant"].map(_titles()), sort=False):
+        table = shared()
+        for title, part in table.groupby(table["entrant"].map(_titles()), sort=False):
             mean = part[["ece", "ece_calibrated", "ece_expected"]].mean()
             lines.append({"entrant": title, "as predicted": f"{mean['ece']:.4f}",
                           "calibrated": f"{mean['ece_calibrated']:.4f}",
                           "if every probability were true": f"{mean['ece_expected']:.4f}"})  # fmt: skip
         bookkit.table(lines)
+        _over(table)
 
 
 @functools.cache
@@ -213,13 +232,13 @@ def _titles(design: str = "table") -> dict[str, str]:
 
 def hours_curve(entrants: tuple[str, ...], metric: str = "auroc") -> None:
     """Scores by what was known at each hour: mean over the splits, 95 % t interval."""
-    entrants = tuple(e for e in entrants if e in set(rows()["entrant"]))
-    if not there() or not entrants:
+    table = shared(entrants)
+    if not there() or not len(table):
         return
     name, _, unit = METRICS[metric]
     axis, said = plt.subplots(figsize=(plots.WIDTH, 3.2), layout="constrained")[1], []
-    for number, entrant in enumerate(entrants):
-        values = rows()[rows()["entrant"] == entrant].reindex(columns=[f"{metric}_{hour:g}h" for hour in HOURS]) * unit
+    for number, entrant in enumerate(e for e in entrants if e in set(table["entrant"])):
+        values = table[table["entrant"] == entrant].reindex(columns=[f"{metric}_{hour:g}h" for hour in HOURS]) * unit
         found = [bookkit.compare(values[column].dropna().to_numpy()) for column in values]
         reach = [[c.estimate - c.low for c in found], [c.high - c.estimate for c in found]]
         hours, mean = np.array(HOURS) + 0.5 * number, [c.estimate for c in found]  # side by side, not one on another
@@ -228,7 +247,8 @@ def hours_curve(entrants: tuple[str, ...], metric: str = "auroc") -> None:
         said += [f"{_titles()[entrant]} at {hour:g} h: {c.estimate:.1f}" for hour, c in zip(HOURS, found, strict=True)]
     axis.set(xlabel="hours of the stay that were seen", ylabel=f"{name} (times {unit})", xticks=HOURS)
     axis.legend(frameon=False)
-    caption = f"{name} on the test stays as they were known at an hour: mean over the splits, 95 % t interval."
+    caption = (f"{name} on the test stays as they were known at an hour: mean over the same "
+               f"{table['seed'].nunique()} splits, 95 % t interval.")  # fmt: skip
     bookkit.picture(axis, f"{name} against the hours seen. {'; '.join(said)}", caption)
 
 
@@ -240,16 +260,19 @@ def learning_curve(metric: str) -> None:
     name, _, unit = METRICS[metric]
     axis = plt.subplots(figsize=(plots.WIDTH, 3.2), layout="constrained")[1]
     said = []
-    table = table.assign(base=table["entrant"].map(lambda e: e.partition(" at ")[0]))
+    learned = 1 + suite().shares[1] / suite().shares[0]  # the fits that score the test stays hold the validation stays
+    table = table.assign(
+        base=table["entrant"].map(lambda e: e.partition(" at ")[0]), stays=table["train_stays"] * learned
+    )
     for number, (base, part) in enumerate(table.groupby("base", sort=False)):
         points = []
         for _, values in part.groupby("entrant"):
             c = bookkit.compare(values[metric].to_numpy() * unit)
-            points.append((values["train_stays"].iloc[0], c.estimate, c.estimate - c.low, c.high - c.estimate))
+            points.append((values["stays"].iloc[0], c.estimate, c.estimate - c.low, c.high - c.estimate))
         stays, mean, below, above = np.array(sorted(points)).T
         axis.errorbar(stays, mean, yerr=[below, above], marker=MARKERS[number % len(MARKERS)], capsize=3, label=base)
         said += [f"{base} with {n:.0f} stays: {value:.1f}" for n, value in zip(stays, mean, strict=True)]
-    ticks = sorted(table["train_stays"].unique())
+    ticks = sorted(table["stays"].unique())
     axis.set(xscale="log", xlabel="stays to learn from", ylabel=f"{name} (times {unit})")
     axis.set_xticks(ticks, [f"{n:.0f}" for n in ticks])
     axis.set_xticks([], minor=True)
@@ -260,12 +283,14 @@ def learning_curve(metric: str) -> None:
 def instruments(entrants: tuple[str, ...]) -> None:
     """What the instruments show on the test stays: mean ± SD over the splits."""
     if there():
-        found = rows()[rows()["entrant"].isin(entrants)].groupby("entrant", sort=False)
+        table = shared(entrants)
+        found = table.groupby("entrant", sort=False)
         mean, sd = (getattr(found[list(INSTRUMENTS)], how)() for how in ("mean", "std"))
         bookkit.table([
             {"measure": text, **{_titles()[e]: _plus_minus(mean.at[e, name], sd.at[e, name]) for e in mean.index}}
             for name, text in INSTRUMENTS.items()
         ])  # fmt: skip
+        _over(table)
 
 
 def _plus_minus(mean: float, sd: float) -> str:
@@ -305,7 +330,7 @@ def tradeoff(metric: str) -> None:
 def costs() -> None:
     """What a run of each entrant takes."""
     if there():
-        mean = rows().groupby("entrant", sort=False)[list(COSTS)].mean()
+        mean = shared().groupby("entrant", sort=False)[list(COSTS)].mean()
         lines = [{"entrant": _titles()[e], **{text: "–" if np.isnan(mean.at[e, name]) else mean.at[e, name] * unit
                                              for name, (text, unit) in COSTS.items()}} for e in mean.index]  # fmt: skip
         bookkit.table(lines)

@@ -36,7 +36,11 @@ CHINESE = {
     r"not told apart from (\S+)": r"与 \1 分不出高下",
     r"better than (\S+)": r"优于 \1",
     r"worse than (\S+)": r"不如 \1",
-    r"(\S+) minus (\S+) \[95 %\]": r"\1 减 \2 [95 %]",
+    r"^(\S+) minus boosting \[95 %\]$": r"\1 减提升树 [95 %]",
+    r"^(\S+) \(boosting there\)$": r"\1（提升树，同样的划分）",
+    r"^logistic regression$": "逻辑回归", r"^boosting$": "提升树", r"^boosting, tuned$": "提升树（调参）",
+    r"^baseline$": "BASELINE 预设", r"^improved$": "IMPROVED 预设", r"^recommended$": "RECOMMENDED 预设",
+    r"^recommended and boosting, averaged$": "RECOMMENDED 与提升树的平均",
     r"^who$": "模型", r"^splits$": "划分数",
     r"^row$": "条目", r"^claim$": "主张", r"^verdict$": "结论", r"^effect \[95 %\]$": "效应 [95 %]", r"^data$": "数据",
 }  # fmt: skip

@@ -20,7 +20,7 @@ from .config import UserError
 from .files import write_atomically
 from .lineup import AVERAGE, Entrant
 from .readme import markdown, renewed
-from .statistics import ALPHA, Comparison, compare, detectable
+from .statistics import ALPHA, Comparison, compare, detectable, t_interval
 from .study import as_published, csv_of
 from .suite import (
     Suite,
@@ -132,12 +132,14 @@ def standings(suite: Suite, rows: pd.DataFrame, design: str = "") -> pd.DataFram
     """One line per entrant of a design and metric: mean and SD over the splits, and the paired difference.
 
     Columns entrant, title, metric, mean, sd, n, failed, against, and of the difference to the entrant `against`
-    (NaN without one) estimate, low, high (95 % t interval), p (exact sign flips), pairs, and `words`.
+    (NaN without one) estimate, low, high (95 % t interval), low_overlap, high_overlap (the same for splits that share
+    stays), p (exact sign flips), pairs, against_mean (of the other entrant, on these pairs), and `words`.
     `rows` are those of `rows_of`, or of the published table.
     """
     design, _, entrants = suite.design(design)
     rows, lines = rows[rows["design"] == design], []
     titles = {e.name: e.title for e in entrants}
+    *learned, scored = suite.shares  # those that compete for the first place learn from training and validation stays
     for e in entrants:
         own = rows[rows["entrant"] == e.name].set_index("seed")
         other = rows[rows["entrant"] == e.against].set_index("seed")
@@ -147,21 +149,25 @@ def standings(suite: Suite, rows: pd.DataFrame, design: str = "") -> pd.DataFram
                     "n": int(values.count()), "failed": int((own["status"] != "finished").sum()), "words": "",
                     "against": e.against}  # fmt: skip
             if e.against:
-                c = compare((values - reference).dropna().sort_index())
+                d = (values - reference).dropna().sort_index()
+                c, (low, high) = compare(d), t_interval(d, overlap=scored / sum(learned))
                 line |= {"estimate": c.estimate, "low": c.low, "high": c.high, "p": c.p, "pairs": c.n}
+                line |= {"low_overlap": low, "high_overlap": high, "against_mean": reference[d.index].mean()}
                 line["words"] = wording(metric, c, titles[e.against])
             lines.append(line)
     return pd.DataFrame(lines)
 
 
 def wording(metric: str, c: Comparison, against: str) -> str:
-    """What a paired comparison says: the 95 % t interval decides, and it is said where sign flips do not agree."""
+    """What a paired comparison says, uncorrected for other comparisons: the 95 % t interval decides, and it is said
+    where the sign flips do not agree."""
     _, better, unit = METRICS[metric]
     if c.n < 2:
         return f"not compared with {against} at n={c.n}"
     if not (c.low > 0 or c.high < 0):
         seen = detectable(c.sd, c.n) * unit
-        return f"not told apart from {against}" + (f" (could have seen {seen:.2g})" if seen < math.inf else "")
+        seen = f" (could have seen {seen:.2g})" if seen < math.inf else ""
+        return f"not told apart from {against}{seen}" + (", but p by sign flips is below" if c.p < ALPHA else "")
     least = 2 / 2**c.n  # p of the sign flips when all splits agree
     doubt = (
         ""
@@ -192,7 +198,8 @@ def rows_at_hand(suite: Suite, design: str = "") -> pd.DataFrame:
     else:
         rows = kept
     if not len(rows):
-        raise UserError(f"no run of design {design} has ended: hsetvae study run --suite {suite.name} --data FILE")
+        command = f"hsetvae study run --suite {suite.name} --design {design} --data FILE"
+        raise UserError(f"no run of design {design} has ended: {command}")
     return rows
 
 
@@ -210,12 +217,13 @@ def report(suite: Suite, design: str = "") -> str:
         shown = ["–" if math.isnan(mean) else f"{mean:.2f} ± {sd:.2f}" for mean, sd in numbers]
         minutes = rows.loc[rows["entrant"] == e.name, "seconds"].mean() / 60
         lines.append(f"{e.title:{wide}}" + "".join(f"{x:>17}" for x in shown) + f"{cells['n'].max():>5}{minutes:>9.1f}")
-    lines += ["", "paired differences: 95 % t interval, exact sign-flip p"]
+    lines += ["", "paired differences: 95 % t interval, the same for splits that share stays, exact sign-flip p"]
     for e in (e for e in entrants if e.against):
         lines += [f"{e.title}"]
         for row in table[table["entrant"] == e.name].itertuples():
             title, _, unit = METRICS[row.metric]
-            seen = f"{row.estimate * unit:+.2f} [{row.low * unit:+.2f}, {row.high * unit:+.2f}], p {row.p:.3g}, "
+            seen = f"{row.estimate * unit:+.2f} [{row.low * unit:+.2f}, {row.high * unit:+.2f}] "
+            seen += f"[{row.low_overlap * unit:+.2f}, {row.high_overlap * unit:+.2f}], p {row.p:.3g}, "
             lines.append(f"  {title:8} {seen if row.pairs > 1 else ''}n={int(row.pairs)}: {row.words}")
     failed = rows[rows["status"] != "finished"]
     lines += ["", f"{len(failed)} runs failed, {_missing(suite, rows, design)} are missing"]
@@ -246,17 +254,19 @@ def status(suite: Suite, design: str = "") -> str:
 
 
 def as_markdown(suite: Suite, rows: pd.DataFrame, translated: Callable[[str], str] = str) -> str:
-    """Mean AUROC and AUPRC of every entrant and its paired differences for a README; times 100, 95 % t intervals."""
+    """Mean AUROC and AUPRC of every entrant, in brackets that of its rival on the same splits, and its paired
+    differences for a README; times 100, 95 % t intervals."""
     table, shown = standings(suite, rows).set_index(["entrant", "metric"]), ("auroc", "auprc")
     against = table.loc[table["against"] != "", "against"].iloc[0]
-    head = ["who", *(METRICS[m][0] for m in shown)]
+    head = ["who", *(f"{METRICS[m][0]} ({against} there)" for m in shown)]
     head += [f"{METRICS[m][0]} minus {against} [95 %]" for m in shown] + ["splits"]
     lines = []
     for entrant in (e for e in table.index.unique(0) if table.at[(e, "auroc"), "n"]):
         cells = [table.loc[(entrant, m)] for m in shown]
         hundred = [(c.against, *(100 * c[["estimate", "low", "high"]])) for c in cells]
         apart = [f"{d:+.2f} [{low:+.2f}, {high:+.2f}]" if other else "" for other, d, low, high in hundred]
-        lines.append([cells[0].title, *(f"{100 * c['mean']:.1f}" for c in cells), *apart, str(cells[0].n)])
+        means = [f"{100 * c['mean']:.1f}" + (f" ({100 * c.against_mean:.1f})" if c.against else "") for c in cells]
+        lines.append([translated(cells[0].title), *means, *apart, str(cells[0].n)])
     return markdown([translated(name) for name in head], lines)
 
 

@@ -30,12 +30,16 @@ def _all_signs(n: int) -> np.ndarray:
     return np.array(list(itertools.product((1.0, -1.0), repeat=n))).reshape(-1, n)
 
 
-def t_interval(d: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Student's interval of the mean of d.  It covers at small n, where the bootstrap does not."""
+def t_interval(d: np.ndarray, level: float = 0.95, overlap: float = 0.0) -> tuple[float, float]:
+    """Student's interval of the mean of d.  It covers at small n, where the bootstrap does not.
+
+    Replicates that split the same stays again and again are not independent.  With `overlap`, the number of test stays
+    per stay learned from, the interval counts that: the mean has variance s²(1/n + overlap) (Nadeau & Bengio 2003).
+    """
     n = len(d)
     if n < 2:
         return math.nan, math.nan
-    reach = _quantile(0.5 + level / 2, n - 1) * np.std(d, ddof=1) / math.sqrt(n)
+    reach = _quantile(0.5 + level / 2, n - 1) * np.std(d, ddof=1) * math.sqrt(1 / n + overlap)
     return float(np.mean(d) - reach), float(np.mean(d) + reach)
 
 

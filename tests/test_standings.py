@@ -62,6 +62,9 @@ def test_paired_differences_are_those_of_scipy():
     test = stats.ttest_rel(ours, theirs)
     assert line["mean"] == pytest.approx(ours.mean()) and line["sd"] == pytest.approx(ours.std(ddof=1))
     assert (line["low"], line["high"]) == pytest.approx(tuple(test.confidence_interval(0.95)))
+    assert line["against_mean"] == pytest.approx(theirs.mean())
+    factor = (line["high_overlap"] - line["low_overlap"]) / (line["high"] - line["low"])
+    assert factor == pytest.approx(math.sqrt(1 + n * 0.2 / 0.8)), "Nadeau & Bengio: (1/n + tested/learned) for 1/n"
     flips = stats.permutation_test((ours - theirs,), np.sum, permutation_type="samples", n_resamples=math.inf)
     assert line["p"] == pytest.approx(flips.pvalue) and line["pairs"] == n
     missing = rows[~((rows["entrant"] == "b") & (rows["seed"] == 3))]
