@@ -36,6 +36,8 @@ def conditions(table: pd.DataFrame, what: str) -> None:
         f"{what}: measured {r['date']} on {r['processor']} ({r['platform']}, {r['cores']} cores, {r['gib']:.0f} GiB) "
         f"with hsetvae {r['hsetvae']}, torch {r['torch']}, Python {r['python']}"
     )
+    if "width" in r:
+        text += f"; preset improved (width {r['width']}, {r['levels']} levels) on a table of {r['stays']} stays"
     bookkit.display(bookkit.HTML(f'<p class="provenance">{html.escape(text)}.</p>'))
 
 
@@ -79,6 +81,14 @@ def agreement() -> pd.DataFrame:
     wide = table.assign(column=table["name"] + ", " + where).pivot(index="model", columns="column", values="value")
     wide = wide[sorted(wide, key=lambda name: ("bfloat16" in name, "GPU" in name, name))]
     return wide.map("{:.0e}".format).reset_index().rename_axis(None, axis=1)
+
+
+def tried(about: str) -> None:
+    """What was tried and did not pay off for speed, or for the preset."""
+    rows = pd.read_csv("tried.csv", dtype=str).query("about == @about")
+    bookkit.table({"what was tried, and instead of what": "<b>" + rows["what was tried"] + "</b>; " + rows["instead of"],
+                   "measured": rows["tried"] + " against " + rows["kept"] + " " + rows["unit"],
+                   "conditions": rows["conditions"]}, escape=False)  # fmt: skip
 
 
 class _Launches(TorchDispatchMode):

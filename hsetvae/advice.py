@@ -76,7 +76,7 @@ def command(measures: dict, changes: dict) -> str:
     out = "-".join(f"{name}-{value}" for name, value in changes.items()).replace("+", "-")
     return " ".join(
         [
-            "hsetvae train --data FILE",
+            "hsetvae train --data FILE [--outcomes FILE]",
             f"--preset {preset}",
             *words,
             f"--seed {measures['run_seed']}",
@@ -131,7 +131,7 @@ def collapse(m: dict) -> Finding | None:
         "The posterior has collapsed: z says nothing about the set it was made from.",
         f"{m['au_ratio']:.0%} of the latent dimensions are active, KL {m['kl']:.2f} nats per set, "
         f"mutual information {m['mi']:.2f} nats, worth {_worth(m):.2f} nats to the decoder; "
-        f"mean sigma {m['mean_sigma']:.2f} looks healthy because a dead posterior has the prior's",
+        f"mean sigma {m['mean_sigma']:.2f} raises no suspicion: a dead posterior has about the prior's, which is 1",
         "lower the KL weight; raising free_bits keeps a rate too, but not its use",
         {"beta": _lower(m["settings"]["beta"])},
     )
@@ -215,11 +215,12 @@ def noisy_state(m: dict) -> Finding | None:
 
 
 def too_short(m: dict) -> Finding | None:
-    """The best epoch is that of the outcome's cross-entropy, or where no outcome is learned of the negative ELBO."""
+    """The best epoch is the one that was selected: by the outcome's cross-entropy, or by the whole objective."""
     seen = m["learning"]
     if seen["best_epoch"] < seen["epochs"] or seen["epochs"] < 2:
         return None
-    learned = m["settings"]["class_weight"] and seen["validation_bce_best"] is not None
+    learned = m["settings"]["class_weight"] and m["settings"]["selection"] == "outcome"
+    learned = learned and seen["validation_bce_best"] is not None
     loss = f", with {seen['validation_bce_best']:.3f} nats per stay on validation stays" if learned else ""
     return Finding(
         "Training stopped while it was still improving.",
@@ -276,7 +277,6 @@ def narrow_pooling(m: dict) -> Finding | None:
     if not m["settings"]["pooling"].startswith("dot"):
         return None
     if m["effective_sets"] >= NARROW * m["sets_per_stay"] or m["sets_per_stay"] < FEW:
-        return None
         return None
     return Finding(
         "The outcome is read from very few sets of a stay.",
