@@ -86,7 +86,8 @@ def agreement() -> pd.DataFrame:
 def tried(about: str) -> None:
     """What was tried and did not pay off for speed, or for the preset."""
     rows = pd.read_csv("tried.csv", dtype=str).query("about == @about")
-    bookkit.table({"what was tried, and instead of what": "<b>" + rows["what was tried"] + "</b>; " + rows["instead of"],
+    what = "<b>" + rows["what was tried"] + "</b>; " + rows["instead of"]
+    bookkit.table({"what was tried, and instead of what": what,
                    "measured": rows["tried"] + " against " + rows["kept"] + " " + rows["unit"],
                    "conditions": rows["conditions"]}, escape=False)  # fmt: skip
 

@@ -191,8 +191,7 @@ def rows_at_hand(suite: Suite, design: str = "") -> pd.DataFrame:
     kept = published_rows(suite)
     kept = kept[kept["design"] == design]
     if suite.data.is_file() or not len(kept):
-        here, known = as_published(rows_of(suite, design)), {job["facts"]["id"] for job in jobs_of(suite, design)}
-        kept = kept[[known.issuperset(id_.split("+")) for id_ in kept["id"]]]
+        here, kept = as_published(rows_of(suite, design)), _fitting(suite, kept)
         rows = pd.concat([part for part in (here, kept) if len(part)] or [here])
         rows = rows.drop_duplicates(["entrant", "seed"]) if len(rows) else rows
     else:
@@ -201,6 +200,13 @@ def rows_at_hand(suite: Suite, design: str = "") -> pd.DataFrame:
         command = f"hsetvae study run --suite {suite.name} --design {design} --data FILE"
         raise UserError(f"no run of design {design} has ended: {command}")
     return rows
+
+
+def _fitting(suite: Suite, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are of the present data, code and settings, whatever their design."""
+    known = {d: {job["facts"]["id"] for job in jobs_of(suite, d)} for d in suite.designs}
+    fit = [known.get(d, set()).issuperset(id_.split("+")) for d, id_ in zip(rows["design"], rows["id"], strict=True)]
+    return rows[fit]
 
 
 def report(suite: Suite, design: str = "") -> str:
@@ -274,12 +280,14 @@ def publish(suite: Suite, design: str = "") -> str:
     """Write the rows of a design to results/NAME_suite.csv, which is committed and which the book reads, and the table
     to the READMES -> what was done.
 
-    Rows published before stay where they are of another design, or fit and are not on this machine.
+    Rows published before stay where they fit the present data, code and settings and are not on this machine.
     """
     design, path = suite.design(design)[0], published(suite)
     rows, before = rows_at_hand(suite, design), published_rows(suite)
     missing = _missing(suite, rows, design)
-    rows = pd.concat([part for part in (rows, before[before["design"] != design]) if len(part)])
+    others = before[before["design"] != design]
+    others = _fitting(suite, others) if suite.data.is_file() else others
+    rows = pd.concat([part for part in (rows, others) if len(part)])
     write_atomically(path, csv_of(rows).encode())
     if design == suite.design()[0]:
         renewed(suite.folder.parent, lambda language: {suite.name: as_markdown(suite, rows, language)})

@@ -27,7 +27,8 @@ SuiteOption = Annotated[
 DesignOption = Annotated[
     str,
     typer.Option(
-        help="A design of the study: factorial, add, leave, roadmap, controls; or of the suite: table, ladder, curve."
+        help="A design of the study: factorial, add, leave, roadmap, controls; "
+        "or of the suite: table, curve, tradeoff, ladder."
     ),
 ]
 BudgetOption = Annotated[str, typer.Option(help="A budget of the study, for example smoke; empty: the design's own.")]

@@ -131,10 +131,12 @@ def jobs_of(suite: Suite, design: str = "") -> list[dict[str, Any]]:
 
 
 def _file_key(path: Path) -> str:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: a suite reads one file of events, Parquet or CSV")
     if not path.is_file():
         raise UserError(
-            f"{path} does not exist: write it with `hsetvae data physionet2012 --sets a,b --out FILE`, and name it "
-            "with --data FILE"
+            f"{path} does not exist: name a table with --data FILE; `hsetvae data physionet2012 --sets a,b --out FILE` "
+            "writes that of Challenge 2012"
         )
     return file_hash(path, path.stat().st_mtime_ns)
 
@@ -144,7 +146,10 @@ def _cohort(data: str, outcomes: str, groups: tuple[str, ...]) -> Cohort:
     """The stays with a known outcome of some groups; a worker reads them once."""
     cohort, _ = read_cohort(data, outcomes or None)
     if groups and cohort.group is None:
-        raise UserError(f"{data} has no column group, and the suite wants groups {', '.join(groups)}")
+        raise UserError(
+            f"{data} has no column group, and the suite wants groups {', '.join(groups)}: a declaration of your own "
+            "leaves `groups` out"
+        )
     known = np.zeros(len(cohort), dtype=bool) if cohort.outcome is None else ~np.isnan(cohort.outcome)
     index = np.flatnonzero(known & (np.isin(cohort.group, groups) if groups else True))
     if not len(index):
@@ -213,6 +218,8 @@ def run_suite(
     skipped = elsewhere(suite, jobs, design) if published else set()
     jobs = list({job["facts"]["id"]: job for job in jobs if job["facts"]["id"] not in skipped}.values())
     waiting = [job for job in jobs if ended_record(Path(job["out"])) is None]
+    if waiting:  # a table that does not fit is said once, not by every job
+        _cohort(str(suite.data), str(suite.outcomes or ""), suite.groups)
     names = {job["facts"]["id"]: job["entrant"] for job in jobs}
 
     def said(done: int, record: dict) -> str:

@@ -98,7 +98,7 @@ def test_what_is_published_gives_the_same_table_without_the_data(suite):
     suite.data.unlink()
     assert report(suite) == here
     assert len(rows_at_hand(suite)) == 2 * 5
-    with pytest.raises(UserError, match="does not exist: write it with `hsetvae data"):
+    with pytest.raises(UserError, match="does not exist: name a table with --data FILE"):
         run_suite(suite, workers=1)
 
 

@@ -76,6 +76,15 @@ def test_a_failed_entrant_keeps_its_place_is_reported_and_is_tried_again(suite, 
     assert execute(job)["status"] == "finished"
 
 
+def test_a_table_that_does_not_fit_is_refused_once_and_before_any_run(suite):
+    declared = suite.folder / "tiny_suite.toml"
+    declared.write_text(DECLARED.replace("splits = 2", 'splits = 2\ngroups = ["a"]', 1))
+    with pytest.raises(UserError, match=r"has no column group, and the suite wants groups a: .* leaves `groups` out"):
+        run_suite(load_suite(str(declared)), workers=1, progress=False)
+    with pytest.raises(UserError, match="is a folder: a suite reads one file of events"):
+        jobs_of(load_suite(str(declared), data=str(suite.folder)))
+
+
 def test_other_settings_data_or_splits_are_other_runs(suite, cohort):
     ids = [job["facts"]["id"] for job in jobs_of(suite)]
     assert len(set(ids)) == len(ids)
