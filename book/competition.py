@@ -8,21 +8,16 @@ import html
 from pathlib import Path
 
 import bookkit
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from challenge import RESULTS
 from IPython.display import HTML, display
 
-from hsetvae import plots
-from hsetvae.calibration import HOURS
 from hsetvae.config import PRESETS
-from hsetvae.lineup import CORE
 from hsetvae.standings import METRICS, standings
 from hsetvae.suite import Suite, load_suite, published_rows
 
 NAME = "challenge2012"
-MARKERS = "osd^v"  # of entrants, beside their colours
 INSTRUMENTS = {
     "au_ratio_top": "active units at the top level (share)", "au_ratio": "active units, mean over levels (share)",
     "mi": "mutual information (nats)", "kl_per_set": "KL (nats per set)",
@@ -118,7 +113,7 @@ def how_many(design: str = "table") -> None:
         done = rows(design).groupby("entrant")["seed"].nunique().reindex([e.name for e in declared], fill_value=0)
         table = published_rows(suite())
         failed = ((table["design"] == design) & (table["status"] != "finished")).sum()
-        fewer = ", ".join(f"{html.escape(_titles(design)[e])} {n}" for e, n in done.items() if n < wanted)
+        fewer = ", ".join(f"{html.escape(titles(design)[e])} {n}" for e, n in done.items() if n < wanted)
         text = f"fewer splits so far: {fewer}" if fewer else "every entrant has run all of them"
         display(HTML(f"<p>Declared: {wanted} splits; {text}. Failed runs: {failed}.</p>"))
 
@@ -149,24 +144,6 @@ def differences(metrics: tuple[str, ...], design: str = "table", entrants: tuple
                               "[95 %], overlap counted": wide, "p": f"{row.p:.3g}",
                               "pairs": int(row.pairs), "so it is": row.words})  # fmt: skip
         bookkit.table(lines)
-
-
-def forest(metric: str, delta: float, design: str = "table") -> None:
-    """Paired differences of one metric, every split a dot."""
-    if there(design):
-        name, _, unit = METRICS[metric]
-        table = compared(design).query("metric == @metric and pairs > 1").copy()
-        if not len(table):
-            return
-        values = rows(design).pivot(index="seed", columns="entrant", values=metric)
-        table["label"] = table["title"].str.cat([f", against {a}" if a == CORE else "" for a in table["against"]])
-        pairs = {row.label: (values[row.entrant] - values[row.against]).dropna() * unit for row in table.itertuples()}
-        dots = pd.concat([pd.DataFrame({"label": label, "difference": d}) for label, d in pairs.items()])
-        table[["estimate", "low", "high"]] *= unit
-        against = " or ".join(dict.fromkeys(table["against"]))
-        alt = "; ".join(f"{row.label}: {bookkit.signed(row)}, {row.words}" for row in table.itertuples())
-        bookkit.picture(plots.forest(table, dots, delta, f"{name}, points"), f"Paired differences in {name}. {alt}",
-                        f"Difference in {name} to {against} on the same splits; a dot is one split.")  # fmt: skip
 
 
 def _points(difference: pd.Series) -> str:
@@ -216,7 +193,7 @@ def calibration() -> None:
     if there():
         lines = []
         table = shared()
-        for title, part in table.groupby(table["entrant"].map(_titles()), sort=False):
+        for title, part in table.groupby(table["entrant"].map(titles()), sort=False):
             mean = part[["ece", "ece_calibrated", "ece_expected"]].mean()
             lines.append({"entrant": title, "as predicted": f"{mean['ece']:.4f}",
                           "calibrated": f"{mean['ece_calibrated']:.4f}",
@@ -226,58 +203,8 @@ def calibration() -> None:
 
 
 @functools.cache
-def _titles(design: str = "table") -> dict[str, str]:
+def titles(design: str = "table") -> dict[str, str]:
     return {e.name: e.title for e in suite().design(design)[2]}
-
-
-def hours_curve(entrants: tuple[str, ...], metric: str = "auroc") -> None:
-    """Scores by what was known at each hour: mean over the splits, 95 % t interval."""
-    table = shared(entrants)
-    if not there() or not len(table):
-        return
-    name, _, unit = METRICS[metric]
-    axis, said = plt.subplots(figsize=(plots.WIDTH, 3.2), layout="constrained")[1], []
-    for number, entrant in enumerate(e for e in entrants if e in set(table["entrant"])):
-        values = table[table["entrant"] == entrant].reindex(columns=[f"{metric}_{hour:g}h" for hour in HOURS]) * unit
-        found = [bookkit.compare(values[column].dropna().to_numpy()) for column in values]
-        reach = [[c.estimate - c.low for c in found], [c.high - c.estimate for c in found]]
-        hours, mean = np.array(HOURS) + 0.5 * number, [c.estimate for c in found]  # side by side, not one on another
-        marker = MARKERS[number % len(MARKERS)]
-        axis.errorbar(hours, mean, yerr=reach, marker=marker, capsize=3, label=_titles()[entrant])
-        said += [f"{_titles()[entrant]} at {hour:g} h: {c.estimate:.1f}" for hour, c in zip(HOURS, found, strict=True)]
-    axis.set(xlabel="hours of the stay that were seen", ylabel=f"{name} (times {unit})", xticks=HOURS)
-    axis.legend(frameon=False)
-    caption = (f"{name} on the test stays as they were known at an hour: mean over the same "
-               f"{table['seed'].nunique()} splits, 95 % t interval.")  # fmt: skip
-    bookkit.picture(axis, f"{name} against the hours seen. {'; '.join(said)}", caption)
-
-
-def learning_curve(metric: str) -> None:
-    """A score against the number of stays that an entrant learned from: mean over the splits, 95 % t interval."""
-    table = complete("curve")
-    if not len(table):
-        return
-    name, _, unit = METRICS[metric]
-    axis = plt.subplots(figsize=(plots.WIDTH, 3.2), layout="constrained")[1]
-    said = []
-    learned = 1 + suite().shares[1] / suite().shares[0]  # the fits that score the test stays hold the validation stays
-    table = table.assign(
-        base=table["entrant"].map(lambda e: e.partition(" at ")[0]), stays=table["train_stays"] * learned
-    )
-    for number, (base, part) in enumerate(table.groupby("base", sort=False)):
-        points = []
-        for _, values in part.groupby("entrant"):
-            c = bookkit.compare(values[metric].to_numpy() * unit)
-            points.append((values["stays"].iloc[0], c.estimate, c.estimate - c.low, c.high - c.estimate))
-        stays, mean, below, above = np.array(sorted(points)).T
-        axis.errorbar(stays, mean, yerr=[below, above], marker=MARKERS[number % len(MARKERS)], capsize=3, label=base)
-        said += [f"{base} with {n:.0f} stays: {value:.1f}" for n, value in zip(stays, mean, strict=True)]
-    ticks = sorted(table["stays"].unique())
-    axis.set(xscale="log", xlabel="stays to learn from", ylabel=f"{name} (times {unit})")
-    axis.set_xticks(ticks, [f"{n:.0f}" for n in ticks])
-    axis.set_xticks([], minor=True)
-    axis.legend(frameon=False)
-    bookkit.picture(axis, f"{name} against the number of stays. {'; '.join(said)}", f"{name} on the same test stays.")
 
 
 def instruments(entrants: tuple[str, ...]) -> None:
@@ -287,7 +214,7 @@ def instruments(entrants: tuple[str, ...]) -> None:
         found = table.groupby("entrant", sort=False)
         mean, sd = (getattr(found[list(INSTRUMENTS)], how)() for how in ("mean", "std"))
         bookkit.table([
-            {"measure": text, **{_titles()[e]: _plus_minus(mean.at[e, name], sd.at[e, name]) for e in mean.index}}
+            {"measure": text, **{titles()[e]: _plus_minus(mean.at[e, name], sd.at[e, name]) for e in mean.index}}
             for name, text in INSTRUMENTS.items()
         ])  # fmt: skip
         _over(table)
@@ -297,41 +224,11 @@ def _plus_minus(mean: float, sd: float) -> str:
     return "–" if np.isnan(mean) else f"{mean:.3g}" + ("" if np.isnan(sd) else f" ± {sd:.2g}")
 
 
-def tradeoff(metric: str) -> None:
-    """Likelihood, what h keeps of the past and a score at each value of the setting; means over the same splits."""
-    table = complete("tradeoff")
-    if not len(table):
-        return
-    name, _, unit = METRICS[metric]
-    others = rows()[rows()["seed"].isin(table["seed"])]
-    titles = _titles("tradeoff") | {e: _titles()[e] for e in ("baseline", "improved")}
-    found = pd.concat([table, others[others["entrant"].isin(titles)]]).groupby("entrant", sort=False)
-    mean, splits = found[["nll_per_event", "s_past", metric]].mean(), table["seed"].nunique()
-    left, right = plt.subplots(1, 2, figsize=(plots.WIDTH, 3.2), layout="constrained")[1]
-    for axis, column, label, scale in ((left, "s_past", "S_past", 1), (right, metric, f"{name} (times {unit})", unit)):
-        for number, part in enumerate((list(_titles("tradeoff")), ["baseline"], ["improved"])):
-            points = mean[mean.index.isin(part)]
-            x, y = points["nll_per_event"], scale * points[column]
-            axis.plot(x, y, marker=MARKERS[number], linestyle="" if number else "-")
-            for e, *place in zip(points.index, x, y, strict=True):
-                beside = {"xytext": (7, -3)} if axis is left else {"xytext": (2, 6), "rotation": 45}
-                axis.annotate(titles[e], place, textcoords="offset points", fontsize=8, **beside)
-        axis.set_ylabel(label)
-        axis.margins(0.4 if axis is left else 0.3, 0.15 if axis is left else 0.3)
-    left.figure.supxlabel("negative log likelihood (nats per event)", fontsize="medium")
-    said = "; ".join(f"{titles[e]}: {r.nll_per_event:.2f} nats, S_past {r.s_past:.2f}, {name} {unit * r[metric]:.1f}"
-                     for e, r in mean.iterrows())  # fmt: skip
-    caption = (f"What the weight of the KL trades, on the test stays: means over {splits} splits. "
-               "Further left is a better likelihood, further up more of the past in h, "
-               f"or a better {name}.")  # fmt: skip
-    bookkit.picture([left, right], f"S_past and {name} against the likelihood. {said}", caption)
-
-
 def costs() -> None:
     """What a run of each entrant takes."""
     if there():
         mean = shared().groupby("entrant", sort=False)[list(COSTS)].mean()
-        lines = [{"entrant": _titles()[e], **{text: "–" if np.isnan(mean.at[e, name]) else mean.at[e, name] * unit
+        lines = [{"entrant": titles()[e], **{text: "–" if np.isnan(mean.at[e, name]) else mean.at[e, name] * unit
                                              for name, (text, unit) in COSTS.items()}} for e in mean.index]  # fmt: skip
         bookkit.table(lines)
 
