@@ -162,12 +162,34 @@ def promise(metrics: tuple[str, ...], chosen_on: tuple[int, ...]) -> None:
     """The recommended preset minus boosting, on validation and on test stays: where it was chosen, and elsewhere."""
     if there() and "recommended" in set(rows()["entrant"]):
         lines = []
-        for title, chosen in (("on which settings were chosen", True), ("the others", False)):
+        for title, chosen in (("on which most settings were chosen", True), ("the others", False)):
             for metric in metrics:
                 parts = {"validation stays": f"validation_{metric}", "test stays": metric}
                 both = pd.DataFrame({part: _difference(m) for part, m in parts.items()}).dropna()
                 both = both[both.index.isin(chosen_on) == chosen] * METRICS[metric][2]
                 lines.append({"splits": title, "metric": METRICS[metric][0], **both.apply(_points), "n": len(both)})
+        bookkit.table(lines)
+
+
+def account(calibrated: float = 0.015, active: float = 0.5) -> None:
+    """What was asked of the recommended preset before its runs, and what came of it: margins with 95 % t intervals."""
+    if there() and "recommended" in set(rows()["entrant"]):
+        own = rows()[rows()["entrant"] == "recommended"].set_index("seed")
+        asked = [
+            *((f"{METRICS[m][0]} above that of {title}, times 100", 100 * _difference(m, one))
+              for one, title in (("recommended", "boosting"), ("average", "boosting, by the average of both"))
+              for m in ("auroc", "auprc")),
+            (f"calibrated, an error of at most {calibrated:g} (times 100)", 100 * (calibrated - own["ece_calibrated"])),
+            (f"more than {active:g} of the units active at the top level", own["au_ratio_top"] - active),
+            ("a decoder that uses its latents (nats per set)", own["decoder_use_current"]),
+            ("an h that uses more of the past than the baseline's (S_past)", _difference("s_past", other="baseline")),
+            ("a likelihood not below improved's (nats per event)", -_difference("nll_per_event", other="improved")),
+        ]  # fmt: skip
+        lines = []
+        for goal, margin in asked:
+            c = bookkit.compare(margin.dropna())
+            said = "reached" if c.low > 0 else "missed" if c.high < 0 else "cannot be told from just reached"
+            lines.append({"asked for": goal, "margin [95 %]": _points(margin), "splits": c.n, "so it is": said})
         bookkit.table(lines)
 
 
@@ -225,7 +247,7 @@ def _plus_minus(mean: float, sd: float) -> str:
 
 
 def costs() -> None:
-    """What a run of each entrant takes."""
+    """What a run of each entrant takes, on the splits that all have run."""
     if there():
         mean = shared().groupby("entrant", sort=False)[list(COSTS)].mean()
         lines = [{"entrant": titles()[e], **{text: "–" if np.isnan(mean.at[e, name]) else mean.at[e, name] * unit
