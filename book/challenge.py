@@ -141,10 +141,18 @@ def skill(arm: str, seed: int, most: int) -> None:
     """Errors of imputation and forecast beside the bars, in natural units; the variables measured most often first."""
     for task, part_ in recorded("skill", arm, seed).groupby("task", sort=False):
         display(HTML(f"<h3>{html.escape(task.capitalize())}</h3>"))
-        beyond = f"{(part_['skill'] > 0).sum()} of {len(part_)} variables"
-        display(HTML(f"<p>Better than both bars: {beyond}. The {most} measured most often:</p>"))
+        part_ = part_[part_["skill"].notna()]  # a bar that makes no error leaves nothing to be skilled at
+        better, worse = (part_["skill"] > 0).sum(), (part_["model"] > part_["mean"]).sum()
+        display(HTML(f"<p>Of {len(part_)} variables better than both bars: {better}; worse than the mean: {worse}. "
+                     f"The {most} measured most often:</p>"))  # fmt: skip
         names = {"n": "values", "model": "error of the model", "last": "of the last value", "mean": "of the mean"}
         bookkit.table(part_.head(most)[["variable", *names, "skill"]].rename(columns=names))
+
+
+def carried(arm: str, seed: int) -> str:
+    """For how many variables the last value says the next one better than the mean does."""
+    table = recorded("skill", arm, seed).query("task == 'forecast'")
+    return f"{(table['last'] < table['mean']).sum()} of {len(table)} variables"
 
 
 def run_provenance(run: pd.Series) -> None:

@@ -318,7 +318,7 @@ IMPROVED = BASELINE.but(
     lr_schedule="restarts",
 )
 
-# What predicts best on Challenge 2012 and keeps its latents alive; free of the ledger, and of what the study refuted.
+# What predicts best on Challenge 2012 and keeps its latents alive; not bound by the ledger.
 RECOMMENDED = BASELINE.but(
     width=48, latent=32, levels=1, heads=4, layers=1, feedforward=96,
     norm_gelu=True, residual=True, activation="gelu",
