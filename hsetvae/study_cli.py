@@ -145,7 +145,10 @@ def study_confirm(
     for words in found.differences:
         print(f"not the same: {words}")
     if found.differences:
-        print("the records of these arms are stale: run their designs again, `hsetvae study run --published`")
+        print(
+            "the records of these arms are stale: run their designs again, `hsetvae study run --published`; unless the "
+            "code before the change does not repeat here, either: another processor rounds otherwise"
+        )
         raise typer.Exit(1)
 
 
