@@ -76,7 +76,7 @@ def command(measures: dict, changes: dict) -> str:
     out = "-".join(f"{name}-{value}" for name, value in changes.items()).replace("+", "-")
     return " ".join(
         [
-            "hsetvae train --data FILE [--outcomes FILE]",
+            "hsetvae train --data FILE",
             f"--preset {preset}",
             *words,
             f"--seed {measures['run_seed']}",

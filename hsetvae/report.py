@@ -96,10 +96,18 @@ def _advice(measures: dict) -> str:
     advice = advise(measures)
     if not advice:
         return "No rule applies: nothing that is measured here calls for a change."
+    files = (
+        "A command trains the same run with one change; add `--outcomes FILE` where outcomes are a table of their own."
+    )
     return "\n\n".join(
-        f"{a.rank}. **{a.finding}**\n   Evidence: {a.evidence}.\n   {tried(a.remedy)}"
-        + (f"\n\n   `{a.command}`" if a.command else "")
-        for a in advice
+        [
+            files,
+            *(
+                f"{a.rank}. **{a.finding}**\n   Evidence: {a.evidence}.\n   {tried(a.remedy)}"
+                + (f"\n\n   `{a.command}`" if a.command else "")
+                for a in advice
+            ),
+        ]
     )
 
 
