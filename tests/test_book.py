@@ -173,6 +173,16 @@ def test_only_splits_that_every_entrant_has_run_are_drawn_side_by_side(shown, mo
     assert not len(competition.complete("curve")) and "No split of the curve is complete" in shown[-1]
 
 
+def test_means_stand_side_by_side_on_the_splits_that_all_have_run(monkeypatch):
+    import competition
+
+    ran = {"recommended": (0, 1), "boosting": (0, 1, 2), "baseline": (1,)}
+    rows = pd.DataFrame([{"entrant": e, "seed": seed} for e, seeds in ran.items() for seed in seeds])
+    monkeypatch.setattr(competition, "rows", lambda design="table": rows)
+    assert set(competition.shared()["seed"]) == {1} and len(competition.shared()) == 3
+    assert sorted(competition.shared(("recommended", "boosting", "not yet run"))["seed"]) == [0, 0, 1, 1]
+
+
 def test_a_lead_is_the_mean_difference_on_the_same_splits(shown, monkeypatch):
     import competition
 
@@ -186,7 +196,7 @@ def test_a_lead_is_the_mean_difference_on_the_same_splits(shown, monkeypatch):
     competition.promise(("auroc",), chosen_on=(0,))
     cells = re.findall(r"<td>(.*?)</td>", shown[-1])
     assert cells == [
-        "on which settings were chosen",
+        "on which most settings were chosen",
         "AUROC",
         "-10.00",
         "+10.00",
