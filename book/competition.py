@@ -63,7 +63,8 @@ def shared(entrants: tuple[str, ...] = ()) -> pd.DataFrame:
     table = rows()
     names = set(table["entrant"]) & set(entrants or table["entrant"])
     table = table[table["entrant"].isin(names)]
-    return table.groupby("seed").filter(lambda split: names <= set(split["entrant"]))
+    table = table.groupby("seed").filter(lambda split: names <= set(split["entrant"]))
+    return table.sort_values("entrant", key=lambda e: e.map(list(titles()).index), kind="stable")
 
 
 def _over(table: pd.DataFrame) -> None:
@@ -127,7 +128,11 @@ def scores() -> None:
             lines.append({"entrant": row.title, "metric": f"{name} {'↑' if better > 0 else '↓'}",
                           "text": f"{row.mean * unit:.1f} ± {row.sd * unit:.1f}"})  # fmt: skip
         wide = pd.DataFrame(lines).pivot(index="entrant", columns="metric", values="text")
-        bookkit.table(wide.loc[*(pd.unique(pd.DataFrame(lines)[c]) for c in ("entrant", "metric"))].reset_index())
+        bookkit.table(
+            wide.loc[*(pd.unique(pd.DataFrame(lines)[c]) for c in ("entrant", "metric"))]
+            .rename_axis(columns=None)
+            .reset_index()
+        )
         _over(table)
 
 
