@@ -149,10 +149,10 @@ def skill(arm: str, seed: int, most: int) -> None:
         bookkit.table(part_.head(most)[["variable", *names, "skill"]].rename(columns=names))
 
 
-def carried(arm: str, seed: int) -> str:
-    """For how many variables the last value says the next one better than the mean does."""
+def carried(arm: str, seed: int) -> tuple[int, int]:
+    """For how many variables the last value says the next one better than the mean does, and of how many."""
     table = recorded("skill", arm, seed).query("task == 'forecast'")
-    return f"{(table['last'] < table['mean']).sum()} of {len(table)} variables"
+    return int((table["last"] < table["mean"]).sum()), len(table)
 
 
 def run_provenance(run: pd.Series) -> None:

@@ -68,7 +68,7 @@ def shared(entrants: tuple[str, ...] = ()) -> pd.DataFrame:
 
 
 def _over(table: pd.DataFrame) -> None:
-    """Say over which splits the means above are taken."""
+    """Say over which splits the means of a table are taken."""
     display(HTML(f"<p>Means over the {table['seed'].nunique()} splits that all of these entrants have run.</p>"))
 
 
@@ -123,16 +123,13 @@ def scores() -> None:
     """Mean and SD of every metric over the splits that all entrants have run."""
     if there():
         table, lines = shared(), []
-        for row in standings(suite(), table).query("n > 0").itertuples():
-            name, better, unit = METRICS[row.metric]
-            lines.append({"entrant": row.title, "metric": f"{name} {'↑' if better > 0 else '↓'}",
-                          "text": f"{row.mean * unit:.1f} ± {row.sd * unit:.1f}"})  # fmt: skip
-        wide = pd.DataFrame(lines).pivot(index="entrant", columns="metric", values="text")
-        bookkit.table(
-            wide.loc[*(pd.unique(pd.DataFrame(lines)[c]) for c in ("entrant", "metric"))]
-            .rename_axis(columns=None)
-            .reset_index()
-        )
+        for title, part in standings(suite(), table).query("n > 0").groupby("title", sort=False):
+            line = {"entrant": title}
+            for row in part.itertuples():
+                name, better, unit = METRICS[row.metric]
+                line[f"{name} {'↑' if better > 0 else '↓'}"] = f"{row.mean * unit:.1f} ± {row.sd * unit:.1f}"
+            lines.append(line)
+        bookkit.table(lines)
         _over(table)
 
 

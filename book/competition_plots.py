@@ -48,10 +48,7 @@ def hours_curve(entrants: tuple[str, ...], metric: str = "auroc") -> None:
         hours, mean = np.array(HOURS) + 0.5 * number, [c.estimate for c in found]  # side by side, not one on another
         marker, title = MARKERS[number % len(MARKERS)], competition.titles()[entrant]
         axis.errorbar(hours, mean, yerr=reach, marker=marker, capsize=3, label=title)
-        said += [
-            f"{competition.titles()[entrant]} at {hour:g} h: {c.estimate:.1f}"
-            for hour, c in zip(HOURS, found, strict=True)
-        ]
+        said += [f"{title} at {hour:g} h: {c.estimate:.1f}" for hour, c in zip(HOURS, found, strict=True)]
     axis.set(xlabel="hours of the stay that were seen", ylabel=f"{name} (times {unit})", xticks=HOURS)
     axis.legend(frameon=False)
     caption = (f"{name} on the test stays as they were known at an hour: mean over the same "

@@ -131,7 +131,7 @@ def collapse(m: dict) -> Finding | None:
         "The posterior has collapsed: z says nothing about the set it was made from.",
         f"{m['au_ratio']:.0%} of the latent dimensions are active, KL {m['kl']:.2f} nats per set, "
         f"mutual information {m['mi']:.2f} nats, worth {_worth(m):.2f} nats to the decoder; "
-        f"mean sigma {m['mean_sigma']:.2f} raises no suspicion: a dead posterior has about the prior's, which is 1",
+        f"mean sigma {m['mean_sigma']:.2f} alone would not tell",
         "lower the KL weight; raising free_bits keeps a rate too, but not its use",
         {"beta": _lower(m["settings"]["beta"])},
     )

@@ -96,19 +96,15 @@ def _advice(measures: dict) -> str:
     advice = advise(measures)
     if not advice:
         return "No rule applies: nothing that is measured here calls for a change."
-    files = (
-        "A command trains the same run with one change; add `--outcomes FILE` where outcomes are a table of their own."
+    told = [
+        f"{a.rank}. **{a.finding}**\n   Evidence: {a.evidence}.\n   {tried(a.remedy)}"
+        + (f"\n\n   `{a.command}`" if a.command else "")
+        for a in advice
+    ]
+    needs = (
+        "A command trains the same run with one change; add `--outcomes FILE` where outcomes have a table of their own."
     )
-    return "\n\n".join(
-        [
-            files,
-            *(
-                f"{a.rank}. **{a.finding}**\n   Evidence: {a.evidence}.\n   {tried(a.remedy)}"
-                + (f"\n\n   `{a.command}`" if a.command else "")
-                for a in advice
-            ),
-        ]
-    )
+    return "\n\n".join([needs, *told])
 
 
 def _number(value: float | None) -> str:

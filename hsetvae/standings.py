@@ -139,7 +139,7 @@ def standings(suite: Suite, rows: pd.DataFrame, design: str = "") -> pd.DataFram
     design, _, entrants = suite.design(design)
     rows, lines = rows[rows["design"] == design], []
     titles = {e.name: e.title for e in entrants}
-    *learned, scored = suite.shares  # those that compete for the first place learn from training and validation stays
+    *learned, scored = suite.shares  # learned from both parts: so do the simple models and a refit
     for e in entrants:
         own = rows[rows["entrant"] == e.name].set_index("seed")
         other = rows[rows["entrant"] == e.against].set_index("seed")

@@ -61,8 +61,10 @@ def study(tmp_path, monkeypatch) -> Study:
 def made(tmp_path_factory) -> Path:
     """The folder with every run of the two-factor study at its smallest."""
     study = two_factor_study(tmp_path_factory.mktemp("made"))
-    assert run_study(study, "smoke", workers=2, progress=False) == 0
-    return runs_folder(study)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("HSETVAE_RUNS", raising=False)
+        assert run_study(study, "smoke", workers=2, progress=False) == 0
+        return runs_folder(study)
 
 
 @pytest.fixture(scope="session")

@@ -90,6 +90,12 @@ def test_a_rule_speaks_in_its_case_and_its_command_changes_what_it_says(rule, tm
     assert options["seed"] == 3 and re.fullmatch(r"[\w./-]+", str(options["out"]))
 
 
+@pytest.mark.parametrize("selection", ["outcome", "objective"])
+def test_the_loss_that_speaks_for_longer_training_is_the_one_that_selects(selection):
+    (advice,) = advise(with_changes(HEALTHY, {"settings": {"selection": selection}, "learning": {"best_epoch": 20}}))
+    assert ("nats per stay" in advice.evidence) == (selection == "outcome")
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_command_repeats_any_run_with_the_remedy_alone(preset):
     start = PRESETS[preset].but(width=32, lr=2.5e-05, position="index+time", detect_anomaly=True, patience=3)

@@ -79,6 +79,8 @@ def test_the_words_follow_the_interval_and_the_direction_of_the_metric():
     assert wording("auroc", compare(np.array([0.02, -0.02, 0.01, -0.01])), "x").startswith("not told apart from x")
     assert wording("auroc", compare(np.array([0.02, 0.021, 0.019])), "x") == "better than x, p is at least 0.25 at n=3"
     assert wording("auroc", compare(np.array([0.02])), "x") == "not compared with x at n=1"
+    wild = compare(np.array([0.001] * 7 + [0.1]))  # all of one sign, and one so large that the interval holds zero
+    assert wild.low < 0 and wording("auroc", wild, "x").endswith(", but p by sign flips is below")
 
 
 def test_an_unfinished_suite_shows_what_there_is(suite):
@@ -100,6 +102,16 @@ def test_what_is_published_gives_the_same_table_without_the_data(suite):
     assert len(rows_at_hand(suite)) == 2 * 5
     with pytest.raises(UserError, match="does not exist: name a table with --data FILE"):
         run_suite(suite, workers=1)
+
+
+def test_rows_of_other_code_are_published_no_longer_whatever_their_design(suite):
+    publish(suite)
+    path = suites.published(suite)
+    table = pd.read_csv(path, dtype={"id": str})
+    stale = table.iloc[:1].assign(design="ladder", entrant="without cut", id="0" * 16)
+    pd.concat([table, stale]).to_csv(path, index=False)
+    publish(suite)
+    assert set(pd.read_csv(path, dtype={"id": str})["id"]) == set(table["id"])
 
 
 def test_a_calibration_is_fitted_on_the_validation_stays_and_brings_the_test_error_to_what_truth_has():
