@@ -215,6 +215,7 @@ def run_specs(study: Study, specs: list[Spec], workers: int, scheduler: str | No
     run_jobs(
         execute, open_jobs, len(jobs), workers, scheduler, progress,
         lost=lambda job, error: write_record(job, "failed", error, 0.0, {}),
+        said=lambda _, r: f"{r['arm']}, replicate {r['replicate']}: {r['status']} in {r['seconds']:.0f} s",
     )  # fmt: skip
     records = [json.loads((Path(job["parameters"]["out"]) / "record.json").read_text()) for job in jobs]
     failed = [(r, job) for r, job in zip(records, jobs, strict=True) if r["status"] != "finished"]

@@ -333,7 +333,9 @@ def test_a_diverging_run_is_reported_and_keeps_its_place(study, capsys):
     text = text.replace('["beta", "pooling"]', '["beta"]')
     path.write_text(text)
     diverging = load_study(path)
-    assert run_study(diverging, "smoke", workers=1, progress=False) == 2
-    assert "TrainingDiverged" in capsys.readouterr().err
+    assert run_study(diverging, "smoke", workers=1) == 2
+    said = capsys.readouterr().err
+    assert "TrainingDiverged" in said
+    assert "runs: 2/2, beta, replicate 0: failed in" in said, "each run has its line where there is no terminal"
     assert (load_records(diverging, "smoke")["status"] == "failed").all()
     assert "not evaluable: 100% of the runs failed" in report(diverging, "smoke")
