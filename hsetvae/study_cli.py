@@ -132,6 +132,10 @@ def study_confirm(
     outcomes: OutcomesOption = None,
     workers: WorkersOption = 0,
     scheduler: SchedulerOption = None,
+    before: Annotated[
+        Path | None,
+        typer.Option(help="A checkout of the code that made the records, to compare with on another processor."),
+    ] = None,
 ) -> None:
     """After a change of code that should change no number: make one run of every arm again, and keep the published
     records of all arms that repeat digit for digit."""
@@ -139,15 +143,21 @@ def study_confirm(
     from .verdicts import publish_verdicts
 
     declared = _study(study, data, outcomes)
-    found = confirm(declared, budget or declared.design(design).budget, workers or os.cpu_count() or 1, scheduler)
+    workers = workers or os.cpu_count() or 1
+    found = confirm(declared, budget or declared.design(design).budget, workers, scheduler, before=before)
     publish_verdicts(declared, budget)
     print(f"{found.arms} arms repeat digit for digit and keep their {found.records} records")
     for words in found.differences:
         print(f"not the same: {words}")
     if found.differences:
         print(
-            "the records of these arms are stale: run their designs again, `hsetvae study run --published`; unless the "
-            "code before the change does not repeat here, either: another processor rounds otherwise"
+            "the records of these arms are stale: run their designs again, `hsetvae study run --published`"
+            + (
+                ""
+                if before
+                else "; unless this processor rounds otherwise than the one that made them: --before "
+                "FOLDER compares with a checkout of the code before the change"
+            )
         )
         raise typer.Exit(1)
 

@@ -208,9 +208,13 @@ def run_study(
 
 def run_specs(study: Study, specs: list[Spec], workers: int, scheduler: str | None, progress: bool) -> int:
     """Run those of some runs that are not finished; returns how many failed.  For the rest see `run_study`."""
+    return run_notebooks(jobs_of(study, specs), workers, scheduler, progress)
+
+
+def run_notebooks(jobs: list[dict[str, Any]], workers: int, scheduler: str | None, progress: bool) -> int:
+    """Execute the notebooks of those jobs that are not finished; returns how many failed."""
     if scheduler is not None:
         reachable(scheduler)
-    jobs = jobs_of(study, specs)
     open_jobs = [job for job in jobs if ended_record(Path(job["parameters"]["out"])) is None]
     run_jobs(
         execute, open_jobs, len(jobs), workers, scheduler, progress,

@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import hsetvae
 from hsetvae.config import UserError
-from hsetvae.confirm import confirm
+from hsetvae.confirm import _code_of, confirm
 from hsetvae.declaration import Study
 from hsetvae.designs import code_hash, expand
 from hsetvae.study import StaleRecords, load_records, local_records, publish, runs_folder, status
@@ -67,3 +68,45 @@ def test_records_of_other_code_are_kept_where_one_run_of_the_arm_repeats(study, 
     assert status(study, "smoke").set_index("arm")["missing"].to_dict() == {
         "reference": 0, "pooling": 0, "beta + pooling": 0, "beta": 2
     }  # fmt: skip
+
+
+def checkout(folder: Path, study: Study, more: str) -> Path:
+    """A checkout of other code."""
+    shutil.copytree(Path(hsetvae.__file__).parent, folder / "hsetvae", ignore=shutil.ignore_patterns("__pycache__"))
+    with (folder / "hsetvae" / "scores.py").open("a") as file:
+        file.write(more)
+    (folder / study.folder.name).mkdir()
+    shutil.copy(study.notebook, folder / study.folder.name)
+    return folder
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_on_another_processor_a_run_is_compared_with_what_the_code_before_makes_there(study, made, tmp_path, same):
+    more = "\nBEFORE = True\n" if same else "\ndef auroc(outcome, probability):\n    return 0.0\n"
+    before = checkout(tmp_path / "before", study, more)
+    now = [spec for spec in expand(study, "smoke") if spec.arm.name == "beta"]
+    take(study, made, now)
+    path, _ = publish(study, "smoke")
+    with pytest.raises(UserError, match="has no records of the code in"):
+        confirm(study, "smoke", progress=False, before=before)
+    then = [spec for spec in expand(study, "smoke", code=_code_of(before, study)) if spec.arm.name == "beta"]
+    table = pd.read_csv(path, dtype={"id": str})
+    table = table.assign(id=[spec.id for spec in then], code="other", auroc=table["auroc"] + 1e-3)  # rounded otherwise
+    table.to_csv(path, index=False)
+
+    found = confirm(study, "smoke", progress=False, before=before)
+    kept = pd.read_csv(path, dtype={"id": str})
+    assert (kept["auroc"] == table["auroc"]).all(), "the published numbers stay"
+    if same:
+        assert (found.arms, found.records, found.differences) == (1, len(now), ())
+        assert list(kept["id"]) == [spec.id for spec in now]
+    else:
+        assert found.arms == 0 and re.search(r"auroc\w* was 0(.0)? and is", found.differences[0])
+        assert list(kept["id"]) == [spec.id for spec in then]
+
+
+def test_a_folder_that_is_no_checkout_is_refused(study, tmp_path):
+    with pytest.raises(UserError, match="--before names a checkout"):
+        confirm(study, "smoke", progress=False, before=tmp_path / "nowhere")
+    with pytest.raises(UserError, match="leave --scheduler out"):
+        confirm(study, "smoke", scheduler="tcp://127.0.0.1:1", before=tmp_path)
