@@ -1,161 +1,217 @@
-"""Keep published records when the code changes and the numbers do not: one run of every arm is made again.
+"""Keep published records when the code changes and the numbers do not.
 
 A record counts for the code that made it, so that one changed line makes all of them stale.  Often the line changes no
-number (a new choice beside the old ones, a faster way to the same sum).  Then it is enough to make one run of every arm
-again, in a replicate drawn at random: an arm whose run repeats digit for digit keeps its records, and one whose run
-does not has to run again.
-
-Another kind of processor rounds otherwise, and what it makes repeats no published record.  There a checkout of the code
-that made the records makes the same runs beside the present one, and the two are compared.
+number: a new choice beside the old ones, a faster way to the same sum.  Then it is enough to show it.  The code before
+the change, in a checkout of its own, and the present code make the same small runs on this machine; what comes out
+the same digit for digit keeps its records, wherever these were made.  What only a longer run reaches is not seen.
 """
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .config import UserError, stream
-from .declaration import Study, content_hash
-from .designs import Spec, code_hash, expand
+from .config import UserError
+from .declaration import Study
+from .designs import code_hash, expand
+from .events import read_cohort, write_cohort
 from .files import write_atomically
 from .jobs import host_facts
-from .study import HOST, as_published, csv_of, published, published_ids, published_records, records_of, runs_folder
-from .sweep import jobs_of, run_notebooks, run_specs
+from .study import HOST, csv_of, published, published_ids, published_records, records_of, runs_folder
+from .suite import Suite, published_rows
+from .suite import published as published_table
+
+SMALL = "smoke"  # the budget of a study's small runs, on its declared data
+STAYS = 600  # of a suite's table, in its small runs on one split
+COSTS = {*HOST, "stays_per_second", "peak_mib"}  # differ between equal runs
+HERE = Path(__file__).resolve().parents[1]
+COMMAND = "from hsetvae.cli import main; main()"
+CODE = "import pathlib, sys; from hsetvae.designs import code_hash; print(code_hash(pathlib.Path(sys.argv[1])))"
+IDS = (
+    "import json, sys; from hsetvae.suite import jobs_of, load_suite; suite = load_suite(*sys.argv[1:]); "
+    "print(json.dumps([[d, j['entrant'], j['facts']['seed'], j['facts']['id'], j['out']] "
+    "for d in suite.designs for j in jobs_of(suite, d)]))"
+)
 
 
 @dataclass(frozen=True)
 class Confirmed:
-    """How many arms kept their records, how many records that are, and of the others what differs."""
+    """How many arms or entrants kept their records, how many records that are, and of the others what differs."""
 
     arms: int
     records: int
     differences: tuple[str, ...]
 
 
-def confirm(
-    study: Study,
-    budget: str,
-    workers: int = 1,
-    scheduler: str | None = None,
-    progress: bool = True,
-    before: Path | None = None,
-) -> Confirmed:
-    """Make one run of every arm of a budget again whose published records are of other code, and keep what repeats.
+def confirm(study: Study, budget: str, before: Path, workers: int = 1) -> Confirmed:
+    """Let the arms of a budget keep those published records that the code in the checkout `before` has made.
 
-    A run is compared with its published record, or with what the code in the checkout `before` makes of it here, which
-    must be the code of the records.
-    The published table is written anew: records of confirmed arms count as records of the present code.
-    UserError when the table has no record of other code that fits the present declaration.
+    Both codes make the runs of every arm at the study's budget SMALL.  The published table is written anew: records of
+    arms whose runs are the same count as records of the present code.
+    UserError when the checkout is none, or when the table has no record of its code that fits the declaration.
     """
-    if before and scheduler:
-        raise UserError("the code before the change runs in processes of this machine: leave --scheduler out")
-    table = published_records(study, budget)
-    codes = {_code_of(before, study)} if before else set(table.get("code", ()))
-    earlier = _earlier(study, budget, table, codes - {code_hash(study.notebook)})
-    if not earlier:
-        what = f"of the code in {before}" if before else "of other code"
-        raise UserError(f"{published(study, budget)} has no records {what} that fit the present declaration")
-    of_arm: dict[str, list[str]] = {}
-    for old, spec in earlier.items():
-        of_arm.setdefault(content_hash([spec.config.to_dict(), spec.data]), []).append(old)
-    rng = np.random.default_rng(stream(0, "confirm", code_hash(study.notebook)))
-    drawn = {arm: str(rng.choice(sorted(olds))) for arm, olds in of_arm.items()}
-    again = {old: earlier[old] for old in drawn.values()}
-    then = _made_by(before, study, again, workers, progress) if before else table
-    run_specs(study, list(again.values()), workers, scheduler, progress)
-
-    then, kept, differences = then.set_index("id"), {}, []
-    now = as_published(records_of(study, [spec.id for spec in again.values()])).set_index("id")
-    for arm, old in drawn.items():
-        spec = earlier[old]
-        if words := _differs(then.loc[old], now.loc[spec.id]):
-            differences.append(f"{spec.name}: {words}")
-        else:
-            kept |= {one: earlier[one].id for one in of_arm[arm]}
-    confirmed = table["id"].isin(kept)
-    table.loc[confirmed, "code"] = code_hash(study.notebook)
-    table["id"] = table["id"].replace(kept)
+    table, notebook = published_records(study, budget), _in(before, study.notebook)
+    ended, code = published_ids(table) if len(table) else set(), _answer(before, CODE, notebook)
+    small, heirs, judged, same, differences = study.home or study, {}, set(), set(), {}
+    for design in study.designs:
+        pairs = zip(expand(study, budget, design, code), expand(study, budget, design), strict=True)
+        pairs = [(old.id, new) for old, new in pairs if old.id in ended - judged and old.id != new.id]
+        if not pairs:
+            continue
+        words = _of_arms(small, design, before, code, workers)
+        for old, new in pairs:
+            judged.add(old)
+            if words[new.arm.name]:
+                differences[new.arm.name] = words[new.arm.name]
+            else:
+                heirs[old] = new.id
+                same.add(new.arm.name)
+    if not heirs and not differences:
+        raise UserError(f"{published(study, budget)} has no records of the code in {before} that fit the declaration")
+    table.loc[table["id"].isin(heirs), "code"] = code_hash(study.notebook)
+    table["id"] = table["id"].replace(heirs)
     write_atomically(published(study, budget), csv_of(table.drop_duplicates("id")).encode())
-    return Confirmed(len(drawn) - len(differences), len(kept), tuple(differences))
+    return Confirmed(len(same), len(heirs), tuple(f"{name}: {words}" for name, words in differences.items()))
 
 
-def _earlier(study: Study, budget: str, table: pd.DataFrame, codes: set[str]) -> dict[str, Spec]:
-    """Published id -> the run of the present code that would take its place, for records of some other codes."""
-    ended, found = published_ids(table), {}
-    for code in codes:
-        for design in study.designs:
-            pairs = zip(expand(study, budget, design, code), expand(study, budget, design), strict=True)
-            found = {old.id: new for old, new in pairs if old.id in ended} | found  # the first design gives the name
+def _of_arms(study: Study, design: str, before: Path, code: str, workers: int) -> dict[str, str]:
+    """Arm -> which number of its small runs differs between the codes, "" when none does."""
+    runs = {"HSETVAE_RUNS": str(runs_folder(study).resolve())}
+    words = ["--design", design, "--budget", SMALL, "--workers", str(workers)]
+    for root in (before, HERE):
+        declared = study.file if root == HERE else _in(before, study.file)
+        _call(root, ["study", "run", "--study", str(declared), *words], runs)
+    found: dict[str, str] = {}
+    for old, new in zip(expand(study, SMALL, design, code), expand(study, SMALL, design), strict=True):
+        records = [records_of(study, [spec.id]).to_dict("records") for spec in (old, new)]
+        if not all(records):
+            raise UserError(f"the code in {before if not records[0] else HERE} has made no run {new.name} of {design}")
+        found[new.arm.name] = found.get(new.arm.name) or _differs(records[0][0], records[1][0])
     return found
 
 
-def _notebook_of(before: Path, study: Study) -> Path:
-    return before.resolve() / study.folder.name / study.notebook.name
+def confirm_suite(suite: Suite, before: Path, workers: int = 1) -> Confirmed:
+    """Let the entrants of a suite keep those published rows that the code in the checkout `before` has made.
+
+    Both codes run every entrant of the designs that have rows on one split of STAYS stays.  UserError as in `confirm`.
+    """
+    file = suite.folder / f"{suite.name}.toml"
+    declared = {before: _in(before, file), HERE: file}
+    table, places = published_rows(suite), {}
+    for root, path in declared.items():
+        said = json.loads(_answer(root, IDS, path, suite.data, *([suite.outcomes] if suite.outcomes else [])))
+        places[root] = {(design, entrant, seed): id_ for design, entrant, seed, id_, _ in said}
+    place_of = {id_: (d, e, s) for d, e, s, id_ in table[["design", "entrant", "seed", "id"]].itertuples(index=False)}
+    heirs = {id_: places[HERE].get(place, id_) for id_, place in place_of.items() if places[before].get(place) == id_}
+    heirs = {old: new for old, new in heirs.items() if old != new}
+    if not heirs:
+        raise UserError(f"{published_table(suite)} has no rows of the code in {before} that fit the declaration")
+    words = _of_entrants(suite, declared, sorted({place_of[old][0] for old in heirs}), workers)
+    reasons = {old: words[place_of[old][:2]] for old in heirs}
+    differences = {place_of[old][1]: reason for old, reason in reasons.items() if reason}
+    heirs = {old: new for old, new in heirs.items() if not reasons[old]}
+    entrants = set(table.loc[table["id"].isin(heirs), "entrant"])
+    parts = table["id"].str.split("+")  # of an average
+    table["id"] = ["+".join(heirs.get(part, part) for part in ids) for ids in parts]
+    write_atomically(published_table(suite), csv_of(table).encode())
+    return Confirmed(len(entrants), len(heirs), tuple(f"{name}: {words}" for name, words in differences.items()))
 
 
-def _code_of(before: Path, study: Study) -> str:
-    """The hash of the code in a checkout."""
-    notebook, ask = _notebook_of(before, study), "import sys, pathlib, hsetvae.designs as d; "
-    if not notebook.is_file():
-        raise UserError(
-            f"{notebook} does not exist: --before names a checkout of the code that made the records, as "
-            "`git worktree add FOLDER COMMIT` makes one"
-        )
-    ask += "print(d.code_hash(pathlib.Path(sys.argv[1])))"
-    answer = subprocess.run([sys.executable, "-c", ask, notebook], env=os.environ | _using(before), capture_output=True)
-    if answer.returncode:
-        raise UserError(f"the code in {before} cannot be used: {answer.stderr.decode().strip().splitlines()[-1]}")
-    return answer.stdout.decode().strip()
+def _of_entrants(
+    suite: Suite, declared: dict[Path, Path], designs: list[str], workers: int
+) -> dict[tuple[str, str], str]:
+    """Design and entrant -> what differs between the codes, "" when nothing does."""
+    made: list[dict] = []
+    with tempfile.TemporaryDirectory() as folder:
+        cohort, _ = read_cohort(suite.data, suite.outcomes)
+        events = Path(folder) / "events.parquet"
+        write_cohort(cohort.subset(_some(cohort, suite.groups)), events)
+        for place, (root, path) in zip(("before", "now"), declared.items(), strict=True):
+            small = Path(folder) / place / path.name
+            small.parent.mkdir()
+            small.write_text(re.sub(r"(?m)^splits = \d+", "splits = 1", path.read_text()))
+            runs = {"HSETVAE_RUNS": str(Path(folder) / place / "runs")}
+            options = ["--suite", str(small), "--data", str(events), "--workers", str(workers)]
+            for design in designs:
+                _call(root, ["study", "run", *options, "--design", design], runs)
+            said = json.loads(_answer(root, IDS, small, events, more=runs))
+            made.append({(design, entrant): Path(out) for design, entrant, _, _, out in said if design in designs})
+        return {place: _entrant_differs(made[0].get(place), out) for place, out in made[1].items()}
 
 
-def _using(before: Path) -> dict[str, str]:
-    """The environment in which a new process takes the package from a checkout, wherever it starts."""
-    return {"PYTHONPATH": str(before.resolve()), "PYTHONSAFEPATH": "1"}
+def _some(cohort, groups: tuple[str, ...]) -> np.ndarray:
+    known = ~np.isnan(cohort.outcome) & (np.isin(cohort.group, groups) if groups else True)
+    return np.flatnonzero(known)[:STAYS]
 
 
-def _made_by(before: Path, study: Study, runs: dict[str, Spec], workers: int, progress: bool) -> pd.DataFrame:
-    """The records of some runs, by published id, that the code in a checkout makes here."""
-    jobs = jobs_of(study, list(runs.values()))
-    for old, job in zip(runs, jobs, strict=True):
-        job["notebook"] = str(_notebook_of(before, study))
-        job["parameters"]["out"] = str((runs_folder(study) / old).resolve())
-        job["facts"]["id"] = old
-    with _environment(_using(before)):  # the kernels of the workers start in it
-        run_notebooks(jobs, workers, None, progress)
-    return as_published(records_of(study, list(runs)))
+def _entrant_differs(then: Path | None, now: Path) -> str:
+    if then is None:
+        return "is not in the declaration before"
+    files = [folder / "record.json" for folder in (then, now)]
+    if not all(file.exists() for file in files):
+        return "was not run by both"
+    records = [json.loads(file.read_text()) for file in files]
+    if words := _differs(*records):
+        return words
+    with np.load(then / "probabilities.npz") as a, np.load(now / "probabilities.npz") as b:
+        different = [name for name in a.files if not np.array_equal(a[name], b[name])]
+    return f"other probabilities in {', '.join(different)}" if different else ""
 
 
-@contextlib.contextmanager
-def _environment(more: dict[str, str]) -> Iterator[None]:
-    """With `more` among the variables of the environment."""
-    kept = dict(os.environ)
-    os.environ.update(more)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(kept)
-
-
-def _differs(before: pd.Series, now: pd.Series) -> str:
-    """Which numbers of a run are not what they were, in words; "" when all are the same."""
-    if now["status"] != before["status"]:
-        return f"{before['status']} before and {now['status']} now ({now['error']})"
-    measures = [name for name in before.index if name not in {*HOST, *host_facts()}]
-    different = [name for name in measures if not _same(before[name], now.get(name))]
+def _differs(then: dict, now: dict) -> str:
+    """Which facts of two runs are not the same, in words; "" when all are.  A run that failed shows nothing."""
+    if then["status"] != "finished" or now["status"] != "finished":
+        return f"{then['status']} before and {now['status']} now ({now['error'] or then['error']})"
+    names = [name for name in then if name not in COSTS | {*host_facts()}]
+    different = [name for name in names if not _same(then[name], now.get(name))]
     if not different:
         return ""
     name = different[0]
-    return f"{len(different)} of {len(measures)} numbers differ, {name} was {before[name]} and is {now.get(name)}"
+    return f"{len(different)} of {len(names)} numbers differ, {name} was {then[name]} and is {now.get(name)}"
 
 
 def _same(a: object, b: object) -> bool:
     return a == b or (pd.isna(a) and pd.isna(b))
+
+
+# --- the code of a checkout ------------------------------------------------------------------------------------------
+
+
+def _in(before: Path, file: Path) -> Path:
+    """The same file in a checkout; its folder lies beside the package."""
+    path = before.resolve() / file.parent.name / file.name
+    if not path.is_file():
+        raise UserError(
+            f"{path} does not exist: --before names a checkout of the code that made the records, as "
+            "`git worktree add FOLDER COMMIT` makes one"
+        )
+    return path
+
+
+def _with(root: Path, more: dict[str, str]) -> dict[str, str]:
+    """The environment in which a new process, wherever it starts, takes the package from a checkout."""
+    return os.environ | {"PYTHONPATH": str(root.resolve()), "PYTHONSAFEPATH": "1"} | more
+
+
+def _answer(root: Path, code: str, *words: object, more: dict[str, str] | None = None) -> str:
+    """What a line of Python prints where the package is that of a checkout."""
+    command = [sys.executable, "-c", code, *map(str, words)]
+    said = subprocess.run(command, env=_with(root, more or {}), capture_output=True, text=True)
+    if said.returncode:
+        raise UserError(f"the code in {root} cannot be used: {said.stderr.strip().splitlines()[-1]}")
+    return said.stdout.strip()
+
+
+def _call(root: Path, words: Iterable[str], more: dict[str, str]) -> None:
+    """A command of the package in a checkout; its progress is shown, and what failed is seen in the records."""
+    subprocess.run([sys.executable, "-c", COMMAND, *words], env=_with(root, more), stdout=subprocess.DEVNULL)

@@ -91,9 +91,9 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A declaration as read from TOML.  `folder` holds run.ipynb, results/ and runs/."""
+    """A declaration as read from the TOML `file`, beside which lie run.ipynb, results/ and runs/."""
 
-    folder: Path
+    file: Path
     title: str
     preset: str
     factorial: tuple[str, ...]  # questions that are crossed
@@ -109,6 +109,10 @@ class Study:
     key: str  # hash of the declaration without budgets and other tables
     elsewhere: str = ""  # name of the data when they are not the declared ones
     home: Study | None = None  # then: the same study on the declared ones
+
+    @property
+    def folder(self) -> Path:
+        return self.file.parent
 
     @property
     def notebook(self) -> Path:
@@ -172,7 +176,7 @@ def load_study(
         preset, budgets = declared["preset"], dict(declared["budgets"])
         questions = {name: _spelled_out(path, preset, name, t) for name, t in _table(declared, "questions")}
         study = Study(
-            folder=path.resolve().parent,
+            file=path.resolve(),
             title=declared["title"],
             preset=preset,
             factorial=tuple(declared.get("factorial", ())),

@@ -125,40 +125,32 @@ def study_status(
 
 @study_app.command("confirm")
 def study_confirm(
+    before: Annotated[Path, typer.Option(help="A checkout of the code before the change, which made the records.")],
     study: StudyOption = STUDY,
     design: DesignOption = "",
     budget: BudgetOption = "",
     data: OtherDataOption = "",
     outcomes: OutcomesOption = None,
+    suite: SuiteOption = "",
     workers: WorkersOption = 0,
-    scheduler: SchedulerOption = None,
-    before: Annotated[
-        Path | None,
-        typer.Option(help="A checkout of the code that made the records, to compare with on another processor."),
-    ] = None,
 ) -> None:
-    """After a change of code that should change no number: make one run of every arm again, and keep the published
-    records of all arms that repeat digit for digit."""
-    from .confirm import confirm
+    """After a change of code that should change no number: the code before and the present one make the same small
+    runs, and what is the same digit for digit keeps its published records."""
+    from .confirm import confirm, confirm_suite
     from .verdicts import publish_verdicts
 
-    declared = _study(study, data, outcomes)
     workers = workers or os.cpu_count() or 1
-    found = confirm(declared, budget or declared.design(design).budget, workers, scheduler, before=before)
-    publish_verdicts(declared, budget)
-    print(f"{found.arms} arms repeat digit for digit and keep their {found.records} records")
+    if suite:
+        found = confirm_suite(_suite(suite, data, outcomes, budget=budget, design=design), before, workers)
+    else:
+        declared = _study(study, data, outcomes)
+        found = confirm(declared, budget or declared.design(design).budget, before, workers)
+        publish_verdicts(declared, budget)
+    print(f"{found.arms} {'entrants' if suite else 'arms'} are the same and keep their {found.records} records")
     for words in found.differences:
         print(f"not the same: {words}")
     if found.differences:
-        print(
-            "the records of these arms are stale: run their designs again, `hsetvae study run --published`"
-            + (
-                ""
-                if before
-                else "; unless this processor rounds otherwise than the one that made them: --before "
-                "FOLDER compares with a checkout of the code before the change"
-            )
-        )
+        print("their records are stale: run them again, `hsetvae study run --published`")
         raise typer.Exit(1)
 
 

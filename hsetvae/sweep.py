@@ -203,18 +203,9 @@ def run_study(
     skipped = published_ids(published_records(study, budget)) if published else set()
     specs = expand(study, budget, design)
     specs = specs if index is None else [run_at(specs, index)]
-    return run_specs(study, [spec for spec in specs if spec.id not in skipped], workers, scheduler, progress)
-
-
-def run_specs(study: Study, specs: list[Spec], workers: int, scheduler: str | None, progress: bool) -> int:
-    """Run those of some runs that are not finished; returns how many failed.  For the rest see `run_study`."""
-    return run_notebooks(jobs_of(study, specs), workers, scheduler, progress)
-
-
-def run_notebooks(jobs: list[dict[str, Any]], workers: int, scheduler: str | None, progress: bool) -> int:
-    """Execute the notebooks of those jobs that are not finished; returns how many failed."""
     if scheduler is not None:
         reachable(scheduler)
+    jobs = jobs_of(study, [spec for spec in specs if spec.id not in skipped])
     open_jobs = [job for job in jobs if ended_record(Path(job["parameters"]["out"])) is None]
     run_jobs(
         execute, open_jobs, len(jobs), workers, scheduler, progress,

@@ -1,5 +1,6 @@
 """Records that wander: what another machine has published, and what a change of code leaves as it was."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -7,12 +8,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import hsetvae
+from hsetvae import confirm as confirmed
+from hsetvae import standings
+from hsetvae import suite as suites
 from hsetvae.config import UserError
-from hsetvae.confirm import _code_of, confirm
+from hsetvae.confirm import confirm, confirm_suite
 from hsetvae.declaration import Study
 from hsetvae.designs import code_hash, expand
 from hsetvae.study import StaleRecords, load_records, local_records, publish, runs_folder, status
+from hsetvae.suite import load_suite
 from hsetvae.sweep import run_study
 
 pytestmark = pytest.mark.xdist_group("confirm")  # one process makes `made` for all of them
@@ -39,74 +43,78 @@ def test_what_another_machine_has_published_need_not_run_again(study, made):
     assert len(load_records(study, "smoke")) == total and publish(study, "smoke")[1] == 0
 
 
-def test_records_of_other_code_are_kept_where_one_run_of_the_arm_repeats(study, made):
-    take(study, made, expand(study, "smoke"))
-    path, _ = publish(study, "smoke")
-    with pytest.raises(UserError, match="no records of other code"):
-        confirm(study, "smoke", progress=False)
-    table = pd.read_csv(path, dtype={"id": str})
-    now, before = ([spec.id for spec in expand(study, "smoke", code=code)] for code in ("", "other"))
-    table = table.assign(id=table["id"].replace(dict(zip(now, before, strict=True))), code="other")
-    other_result = table["arm"] == "beta"
-    table.loc[other_result, "auroc"] += 1e-6
-    table["collapsed"] = table["collapsed"].astype(float)  # as a column is read in which another run has a fraction
-    table.to_csv(path, index=False)
-    runs = runs_folder(study)
-    shutil.rmtree(runs)
-    with pytest.raises(StaleRecords):
-        load_records(study, "smoke")
-
-    # what was made is not made again, but for one arm
-    take(study, made, [spec for spec in expand(study, "smoke") if spec.arm.name != "pooling"])
-    found = confirm(study, "smoke", workers=1, progress=False)
-    assert (found.arms, found.records) == (3, 6) and len(list(runs.iterdir())) == 7
-    (words,) = found.differences
-    assert re.match(r"beta, replicate \d: 1 of \d+ numbers differ, auroc was", words)
-    shutil.rmtree(runs)
-    kept = pd.read_csv(path, dtype={"id": str})
-    assert sorted(kept["code"]) == sorted([code_hash(study.notebook)] * 6 + ["other"] * 2)
-    assert status(study, "smoke").set_index("arm")["missing"].to_dict() == {
-        "reference": 0, "pooling": 0, "beta + pooling": 0, "beta": 2
-    }  # fmt: skip
-
-
-def checkout(folder: Path, study: Study, more: str) -> Path:
-    """A checkout of other code."""
-    shutil.copytree(Path(hsetvae.__file__).parent, folder / "hsetvae", ignore=shutil.ignore_patterns("__pycache__"))
-    with (folder / "hsetvae" / "scores.py").open("a") as file:
-        file.write(more)
-    (folder / study.folder.name).mkdir()
-    shutil.copy(study.notebook, folder / study.folder.name)
+def checkout(folder: Path, file: Path, module: str, more: str) -> Path:
+    """A checkout of a code with one more statement in one module, and of what lies beside a declaration."""
+    shutil.copytree(confirmed.HERE / "hsetvae", folder / "hsetvae", ignore=shutil.ignore_patterns("__pycache__"))
+    with (folder / "hsetvae" / f"{module}.py").open("a") as text:
+        text.write(f"\n{more}\n")
+    (folder / file.parent.name).mkdir()
+    for name in (file.name, "run.ipynb"):
+        if (file.parent / name).is_file():
+            shutil.copy(file.parent / name, folder / file.parent.name)
     return folder
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_on_another_processor_a_run_is_compared_with_what_the_code_before_makes_there(study, made, tmp_path, same):
-    more = "\nBEFORE = True\n" if same else "\ndef auroc(outcome, probability):\n    return 0.0\n"
-    before = checkout(tmp_path / "before", study, more)
-    now = [spec for spec in expand(study, "smoke") if spec.arm.name == "beta"]
-    take(study, made, now)
+def test_arms_whose_small_runs_are_the_same_keep_their_records(study, made, tmp_path):
+    before = checkout(
+        tmp_path / "before", study.file, "history",
+        'POOLINGS["dot"] = lambda tokens, h, real, query: -pool_dot(tokens, h, real, query)',
+    )  # fmt: skip
+    take(study, made, expand(study, "smoke"))
     path, _ = publish(study, "smoke")
     with pytest.raises(UserError, match="has no records of the code in"):
-        confirm(study, "smoke", progress=False, before=before)
-    then = [spec for spec in expand(study, "smoke", code=_code_of(before, study)) if spec.arm.name == "beta"]
+        confirm(study, "smoke", before)
+    code = confirmed._answer(before, confirmed.CODE, study.notebook)
     table = pd.read_csv(path, dtype={"id": str})
-    table = table.assign(id=[spec.id for spec in then], code="other", auroc=table["auroc"] + 1e-3)  # rounded otherwise
+    now, then = ([spec.id for spec in expand(study, "smoke", code=c)] for c in ("", code))
+    table = table.assign(id=table["id"].replace(dict(zip(now, then, strict=True))), code=code)
+    table["auroc"] += 1e-3  # made on a processor that rounds otherwise
     table.to_csv(path, index=False)
 
-    found = confirm(study, "smoke", progress=False, before=before)
+    found = confirm(study, "smoke", before, workers=2)
+    assert (found.arms, found.records) == (2, 4), "reference and beta"
+    assert [re.sub(": .*", "", words) for words in found.differences] == ["pooling", "beta + pooling"]
     kept = pd.read_csv(path, dtype={"id": str})
     assert (kept["auroc"] == table["auroc"]).all(), "the published numbers stay"
-    if same:
-        assert (found.arms, found.records, found.differences) == (1, len(now), ())
-        assert list(kept["id"]) == [spec.id for spec in now]
-    else:
-        assert found.arms == 0 and re.search(r"auroc\w* was 0(.0)? and is", found.differences[0])
-        assert list(kept["id"]) == [spec.id for spec in then]
+    assert sorted(kept["code"]) == sorted([code_hash(study.notebook)] * 4 + [code] * 4)
+    shutil.rmtree(runs_folder(study))
+    assert status(study, "smoke").set_index("arm")["missing"].to_dict() == {
+        "reference": 0, "pooling": 2, "beta + pooling": 2, "beta": 0
+    }  # fmt: skip
+
+
+def test_entrants_whose_small_runs_are_the_same_keep_their_rows(suite, tmp_path):
+    file = suite.folder / f"{suite.name}.toml"
+    average = '[entrants.average]\ntitle = "average"\nkind = "average"\nof = ["logistic", "boosting"]\n'
+    file.write_text(file.read_text().partition("[entrants.tuned]")[0] + average)
+    suite = load_suite(str(file))
+    before = checkout(
+        tmp_path / "before", file, "baselines",
+        "old_fitted = fitted\ndef fitted(name, *rest):\n    return old_fitted('boosting', *rest)",
+    )  # fmt: skip
+    standings.publish(suite)
+    path = suites.published(suite)
+    places = [
+        {(d, e, s): i for d, e, s, i, _ in json.loads(confirmed._answer(root, confirmed.IDS, where, suite.data))}
+        for root, where in (
+            (before, before / suite.folder.name / file.name),
+            (confirmed.HERE, file),
+        )
+    ]
+    table = pd.read_csv(path, dtype={"id": str})
+    older = {now: places[0][place] for place, now in places[1].items()}
+    stale = table.assign(id=["+".join(older.get(part, part) for part in ids.split("+")) for ids in table["id"]])
+    stale.to_csv(path, index=False)
+
+    found = confirm_suite(suite, before)
+    assert [re.sub(": .*", "", words) for words in found.differences] == ["logistic"]
+    kept = pd.read_csv(path, dtype={"id": str})
+    boosting, logistic = ((kept["entrant"] == name) for name in ("boosting", "logistic"))
+    assert (kept["id"][boosting] == table["id"][boosting]).all()
+    assert (kept["id"][logistic] == stale["id"][logistic]).all()
+    assert not set(kept["id"][kept["entrant"] == "average"]) & {*table["id"], *stale["id"]}, "of the ids of its parts"
 
 
 def test_a_folder_that_is_no_checkout_is_refused(study, tmp_path):
     with pytest.raises(UserError, match="--before names a checkout"):
-        confirm(study, "smoke", progress=False, before=tmp_path / "nowhere")
-    with pytest.raises(UserError, match="leave --scheduler out"):
-        confirm(study, "smoke", scheduler="tcp://127.0.0.1:1", before=tmp_path)
+        confirm(study, "smoke", tmp_path / "nowhere")
