@@ -32,7 +32,10 @@ def best_threshold(outcome: np.ndarray, probability: np.ndarray) -> float:
 
 def hosmer_lemeshow(outcome: np.ndarray, probability: np.ndarray) -> float:
     """H of Event 2: squared gaps of observed and expected deaths over their variance, summed over the deciles of risk,
-    divided by the range of the deciles' mean risks.  0 is best; infinite when all stays have one risk."""
+    divided by the range of the deciles' mean risks.  0 is best; infinite when all stays have one risk, NaN with fewer stays than deciles.
+    """
+    if len(probability) < DECILES:
+        return float("nan")
     order = np.argsort(probability, kind="stable")
     risk, died = (np.array_split(np.asarray(x, dtype=np.float64)[order], DECILES) for x in (probability, outcome))
     size, mean, seen = (np.array([f(part) for part in of]) for f, of in ((len, risk), (np.mean, risk), (np.sum, died)))

@@ -24,11 +24,11 @@ import pandas as pd
 from .config import UserError
 from .declaration import Study
 from .designs import code_hash, expand
-from .events import read_cohort, write_cohort
+from .events import write_cohort
 from .files import write_atomically
 from .jobs import host_facts
 from .study import HOST, csv_of, published, published_ids, published_records, records_of, runs_folder
-from .suite import Suite, published_rows
+from .suite import Suite, known_stays, published_rows
 from .suite import published as published_table
 
 SMALL = "smoke"  # the budget of a study's small runs, on its declared data
@@ -60,15 +60,17 @@ def confirm(study: Study, budget: str, before: Path, workers: int = 1) -> Confir
     arms whose runs are the same count as records of the present code.
     UserError when the checkout is none, or when the table has no record of its code that fits the declaration.
     """
-    table, notebook = published_records(study, budget), _in(before, study.notebook)
-    ended, code = published_ids(table) if len(table) else set(), _answer(before, CODE, notebook)
-    small, heirs, judged, same, differences = study.home or study, {}, set(), set(), {}
+    code = _answer(before, CODE, _in(before, study.notebook))
+    table = published_records(study, budget)
+    ended = published_ids(table) if len(table) else set()
+    heirs: dict[str, str] = {}  # id of a record -> its id for the present code
+    same, differences, judged = set(), {}, set()
     for design in study.designs:
         pairs = zip(expand(study, budget, design, code), expand(study, budget, design), strict=True)
         pairs = [(old.id, new) for old, new in pairs if old.id in ended - judged and old.id != new.id]
         if not pairs:
             continue
-        words = _of_arms(small, design, before, code, workers)
+        words = _of_arms(study.home or study, design, before, code, workers)
         for old, new in pairs:
             judged.add(old)
             if words[new.arm.name]:
@@ -133,9 +135,9 @@ def _of_entrants(
     """Design and entrant -> what differs between the codes, "" when nothing does."""
     made: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
-        cohort, _ = read_cohort(suite.data, suite.outcomes)
+        cohort = known_stays(str(suite.data), str(suite.outcomes or ""), suite.groups)
         events = Path(folder) / "events.parquet"
-        write_cohort(cohort.subset(_some(cohort, suite.groups)), events)
+        write_cohort(cohort.subset(np.arange(min(STAYS, len(cohort)))), events)
         for place, (root, path) in zip(("before", "now"), declared.items(), strict=True):
             small = Path(folder) / place / path.name
             small.parent.mkdir()
@@ -147,11 +149,6 @@ def _of_entrants(
             said = json.loads(_answer(root, IDS, small, events, more=runs))
             made.append({(design, entrant): Path(out) for design, entrant, _, _, out in said if design in designs})
         return {place: _entrant_differs(made[0].get(place), out) for place, out in made[1].items()}
-
-
-def _some(cohort, groups: tuple[str, ...]) -> np.ndarray:
-    known = ~np.isnan(cohort.outcome) & (np.isin(cohort.group, groups) if groups else True)
-    return np.flatnonzero(known)[:STAYS]
 
 
 def _entrant_differs(then: Path | None, now: Path) -> str:

@@ -142,7 +142,7 @@ def _file_key(path: Path) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _cohort(data: str, outcomes: str, groups: tuple[str, ...]) -> Cohort:
+def known_stays(data: str, outcomes: str, groups: tuple[str, ...]) -> Cohort:
     """The stays with a known outcome of some groups; a worker reads them once."""
     cohort, _ = read_cohort(data, outcomes or None)
     if groups and cohort.group is None:
@@ -173,7 +173,7 @@ def execute(job: dict[str, Any]) -> dict[str, Any]:
         return finished
     started, found, error = time.monotonic(), {}, ""
     try:
-        cohort = _cohort(job["data"], job["outcomes"], tuple(job["groups"]))
+        cohort = known_stays(job["data"], job["outcomes"], tuple(job["groups"]))
         parts = fewer(split(cohort, seed, tuple(job["shares"])), job["facts"]["share"], seed)
         result, peak = compete(job["facts"]["kind"], job["settings"], cohort, parts, seed, folder)
         kept = {"validation": result.validation, "test": result.test, "validation_index": parts.validation,
@@ -219,7 +219,7 @@ def run_suite(
     jobs = list({job["facts"]["id"]: job for job in jobs if job["facts"]["id"] not in skipped}.values())
     waiting = [job for job in jobs if ended_record(Path(job["out"])) is None]
     if waiting:  # a table that does not fit is said once, not by every job
-        _cohort(str(suite.data), str(suite.outcomes or ""), suite.groups)
+        known_stays(str(suite.data), str(suite.outcomes or ""), suite.groups)
     names = {job["facts"]["id"]: job["entrant"] for job in jobs}
 
     def said(done: int, record: dict) -> str:

@@ -160,3 +160,4 @@ def test_h_is_the_statistic_of_the_challenge_decile_by_decile():
         means.append(mean)
     assert hosmer_lemeshow(outcome, p) == pytest.approx(h / (means[-1] - means[0]))
     assert hosmer_lemeshow(outcome, np.full(200, 0.2)) == math.inf
+    assert math.isnan(hosmer_lemeshow(outcome[:9], p[:9])), "a decile would be empty"
