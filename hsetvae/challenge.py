@@ -32,7 +32,8 @@ def best_threshold(outcome: np.ndarray, probability: np.ndarray) -> float:
 
 def hosmer_lemeshow(outcome: np.ndarray, probability: np.ndarray) -> float:
     """H of Event 2: squared gaps of observed and expected deaths over their variance, summed over the deciles of risk,
-    divided by the range of the deciles' mean risks.  0 is best; infinite when all stays have one risk, NaN with fewer stays than deciles.
+    divided by the range of the deciles' mean risks.  0 is best; infinite when all stays have one risk, NaN with fewer
+    stays than deciles.
     """
     if len(probability) < DECILES:
         return float("nan")

@@ -83,6 +83,10 @@ class Config:
     )
     event_norm: Literal["none", "rms"] = knob("none", "normalisation of the event vector", ledger="S6")
     input_dropout: float = knob(0.0, "dropout of event vectors in training", "share", "S7", at_least=0, at_most=0.95)
+    masking: float = knob(
+        0.0, "share of the events of every second set, at random, that training hides from the set encoder",
+        "share", at_least=0, at_most=0.95,
+    )  # fmt: skip
 
     # --- history ---------------------------------------------------------------------------------------------------
     position: Literal["none", "index", "index+time", "rotary", "rotate_inputs"] = knob(

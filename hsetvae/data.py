@@ -203,6 +203,19 @@ class Windows:
         """(W, c) bool, False on padding."""
         return self.set >= 0
 
+    def masked(self, share: float, generator: torch.Generator | None = None) -> Windows:
+        """As if a random `share` of the events of a random half of the sets had not been measured.
+
+        Every set keeps at least one event.  The draws are made on the CPU, the same on every device.
+        """
+        M, owner = int(self.sets.max()) + 1, self.set.clamp_min(0)
+        half = torch.rand(M, generator=generator).to(owner.device) < 0.5
+        draw = torch.rand(owner.shape, generator=generator).to(owner.device).masked_fill(~self.real, -1.0)
+        last = draw.new_zeros(M).scatter_reduce(0, owner.flatten(), draw.flatten(), "amax")  # the one that stays
+        hidden = half[owner] & (draw < share) & (draw < last[owner])
+        variable, value = (t.masked_fill(hidden, 0) for t in (self.variable, self.value))
+        return Windows(variable, value, self.set.masked_fill(hidden, -1), self.sets)
+
     def to(self, device: str | torch.device) -> Windows:
         return _moved(self, device)
 

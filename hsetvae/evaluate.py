@@ -22,8 +22,9 @@ EVALUATION_BATCH = 64  # stays per pass; changes speed only
 
 
 def passes(
-    model: HSetVAE, cohort: Cohort, index: np.ndarray, standardiser: Standardiser, max_sets: int, device: str = "cpu"
-) -> Iterator[tuple[np.ndarray, Batch, Output]]:
+    model: HSetVAE, cohort: Cohort, index: np.ndarray, standardiser: Standardiser, max_sets: int, device: str = "cpu",
+    decode: bool = True,
+) -> Iterator[tuple[np.ndarray, Batch, Output]]:  # fmt: skip
     """Evaluate `index` in order, a batch at a time: yields (part of index, Batch, Output)."""
     training = model.training
     model.eval()
@@ -32,7 +33,7 @@ def passes(
             for start in range(0, len(index), EVALUATION_BATCH):
                 part = index[start : start + EVALUATION_BATCH]
                 batch = collate(cohort, part, standardiser, max_sets).to(device)
-                yield part, batch, model(batch, sample=False)
+                yield part, batch, model(batch, sample=False, decode=decode)
     finally:
         model.train(training)
 
@@ -73,7 +74,7 @@ def predict(run, cohort: Cohort, index: np.ndarray | None = None) -> np.ndarray:
     """Probability of the outcome for each stay of `index` (default: all) -> (n,) float64."""
     index = np.arange(len(cohort)) if index is None else index
     _checked(run, cohort, index)
-    stays = passes(run.model, cohort, index, run.standardiser, run.config.max_sets)
+    stays = passes(run.model, cohort, index, run.standardiser, run.config.max_sets, decode=False)
     return np.concatenate([torch.sigmoid(output.logits.double()).numpy() for _, _, output in stays])
 
 

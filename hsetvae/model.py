@@ -36,7 +36,7 @@ class Output:
     prior_mu: Tensor
     prior_logvar: Tensor
     kl: Tensor  # (M, L, Z)
-    distortion: dict[str, Tensor]  # "current", "next" -> (M,); next is 0 where a stay ends
+    distortion: dict[str, Tensor]  # "current", "next" -> (M,); next is 0 where a stay ends; {} when not decoded
     has_next: Tensor  # (M,) bool
     row: Tensor  # (M,) stay of each set
     column: Tensor  # (M,) its place in the stay
@@ -59,8 +59,13 @@ class HSetVAE(nn.Module):
         self.decoders = nn.ModuleDict({name: make_decoder(config, variables) for name in TARGETS[config.target]})
         self.head = OutcomeHead(config, variables)
 
-    def forward(self, batch: Batch, sample: bool, generator: torch.Generator | None = None) -> Output:
-        """One pass; `sample=False` uses posterior means, as every evaluation does."""
+    def forward(
+        self, batch: Batch, sample: bool, generator: torch.Generator | None = None, decode: bool = True
+    ) -> Output:
+        """One pass; `sample=False` uses posterior means, as every evaluation does.
+
+        Without `decode` it ends at the outcome, and no set is compared with what h says of it.
+        """
         latents = self.set_latents(batch, sample, generator)  # (M, L, Z) each
         tokens = self.tokens(latents.z, batch)  # (B, T, D)
         h = self.history(tokens, batch)  # (B, T, D)
@@ -72,7 +77,7 @@ class HSetVAE(nn.Module):
             pooling=pooling,
             **latents._asdict(),
             kl=latents.kl,
-            distortion=self.decode(h, batch),
+            distortion=self.decode(h, batch) if decode else {},
             has_next=has_next(batch),
             row=batch.row,
             column=batch.column,

@@ -6,6 +6,7 @@ posteriors written as a shift of the conditional prior (NVAE, Vahdat & Kautz 202
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import torch
@@ -98,7 +99,7 @@ class SetVAE(nn.Module):
         context = [Z * (L - 1 - level) if self.topdown else 0 for level in range(L)]  # width of z_>l
         self.posteriors = nn.ModuleList(perceptron(config, D + c, 2 * Z) for c in context)
         self.priors = nn.ModuleList(perceptron(config, c, 2 * Z) if c else nn.Identity() for c in context)
-        self.latent, self.posterior_noise = Z, config.posterior_noise
+        self.latent, self.posterior_noise, self.masking = Z, config.posterior_noise, config.masking
         self.clamp = LOGVAR_CLAMPS[config.logvar_clamp]
 
     @property
@@ -127,6 +128,8 @@ class SetVAE(nn.Module):
 
     def forward(self, batch: Batch, sample: bool, generator: torch.Generator | None = None) -> Latents:
         """Posterior draws (`sample=True`) or posterior means on every level, deepest level first."""
+        if self.training and self.masking:
+            batch = dataclasses.replace(batch, windows=batch.windows.masked(self.masking, generator))
         features = self.features(batch)  # (M, L, D)
         found: list[tuple[Tensor, ...]] = []
         above: list[Tensor] = []

@@ -24,7 +24,7 @@ import pandas as pd
 
 from . import lineup
 from .cohort import Cohort
-from .config import PRESETS, UserError, nearest, stream
+from .config import PRESETS, Config, UserError, nearest, stream
 from .data import Split, split
 from .declaration import content_hash
 from .designs import file_hash, modules_hash
@@ -115,11 +115,14 @@ def jobs_of(suite: Suite, design: str = "") -> list[dict[str, Any]]:
     jobs = []
     for seed in range(splits):
         for e in (e for e in entrants if e.kind != AVERAGE):
-            settings = e.settings
+            settings = identifying = e.settings
             if e.kind == "model":
-                settings = PRESETS[e.preset].but(**e.settings).to_dict() | {"refit": e.refit}
+                config = PRESETS[e.preset].but(**e.settings)
+                settings = config.to_dict() | {"refit": e.refit}
+                changed = {name: value for name, (value, _) in config.differences(Config()).items()}
+                identifying = changed | {"refit": e.refit}  # a new setting that is off leaves the runs what they were
             code = modules_hash(KINDS[e.kind].modules)
-            id_ = content_hash([e.kind, settings, seed, suite.shares, e.share, suite.groups, files, code])
+            id_ = content_hash([e.kind, identifying, seed, suite.shares, e.share, suite.groups, files, code])
             facts = {"id": id_, "kind": e.kind, "seed": seed, "settings": json.dumps(e.settings), "preset": e.preset,
                      "share": e.share}  # fmt: skip
             jobs.append({

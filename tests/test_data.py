@@ -90,6 +90,24 @@ def test_sets_are_ordered_by_stay_then_time_and_padded_on_the_right():
     assert batch.outcome.tolist() == small.outcome[[3, 0, 7]].tolist()
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0, 0.95))
+def test_masking_hides_a_share_of_the_events_of_half_of_the_sets(seed, share):
+    batch = collate(small, np.arange(30), fitted, 256)
+    seen = batch.windows.masked(share, torch.Generator().manual_seed(seed))
+    left = dataclasses.replace(batch, windows=seen)
+    assert set(cells(left)) <= set(cells(batch)), "nothing new is seen"
+    assert (seen.value[~seen.real] == 0).all() and (seen.variable[~seen.real] == 0).all()
+    before, after = batch.events(), left.events()
+    assert (after >= 1).all(), "every set keeps an event"
+    n = before.double()
+    expected = 0.5 * (1 - (1 - share) ** n) * (before > 1)  # that a set loses an event
+    lost = 0.5 * (n * share - share**n)  # events that it loses
+    bound = 5 * 0.5 * len(n) ** -0.5
+    assert float((after < before).double().mean()) == pytest.approx(float(expected.mean()), abs=bound)
+    assert float(((before - after) / n).mean()) == pytest.approx(float((lost / n).mean()), abs=bound)
+
+
 def assert_little_is_padded(cohort: Cohort) -> None:
     standardiser = Standardiser.fit(cohort, np.arange(len(cohort)))
     for index in batches(len(cohort), 32, seed=0, epoch=0)[:5]:

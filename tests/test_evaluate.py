@@ -86,6 +86,15 @@ def test_what_cannot_be_scored_is_refused(small_run):
         evaluate(run, other)
 
 
+def test_a_prediction_does_not_need_the_decoders(small_run):
+    run, cohort, parts = small_run
+    whole = passes(run.model, cohort, parts.test, run.standardiser, run.config.max_sets)
+    logits = torch.cat([output.logits.double() for _, _, output in whole])
+    assert np.array_equal(predict(run, cohort, parts.test), torch.sigmoid(logits).numpy())
+    undecoded = passes(run.model, cohort, parts.test, run.standardiser, run.config.max_sets, decode=False)
+    assert all(output.distortion == {} for _, _, output in undecoded)
+
+
 def test_scoring_leaves_a_model_in_training_as_it_was(small_run):
     run, cohort, parts = small_run
     run.model.train()

@@ -223,6 +223,23 @@ def test_kl_agrees_with_torch_distributions():
     torch.testing.assert_close(kl_divergence(mu, logvar, prior_mu, prior_logvar), expected)
 
 
+def test_what_is_masked_is_hidden_from_the_encoder_and_said_by_the_decoders(cohort, standardiser):
+    config = VARIANTS["recommended"].but(masking=0.6, dropout=0.0, statistics_dropout=0.0, future_leak=0.0)
+    model = build(config, cohort).train()
+    batch = double(collate(cohort, np.arange(4), standardiser, 256))
+    seen = batch.windows.masked(0.6, torch.Generator().manual_seed(1))
+    without = dataclasses.replace(batch, windows=seen)
+    masked = model(batch, False, torch.Generator().manual_seed(1))
+    model.setvae.masking = 0.0
+    assert not torch.equal(masked.mu, model(batch, False).mu)
+    torch.testing.assert_close(masked.mu, model(without, False).mu, rtol=0, atol=1e-10)
+    told = model.decode(masked.h, batch)["current"]
+    torch.testing.assert_close(masked.distortion["current"], told, rtol=0, atol=1e-10)
+    assert not torch.allclose(told, model.decode(masked.h, without)["current"])
+    model.setvae.masking = 0.6
+    assert torch.equal(model.eval()(batch, False).mu, model(batch, False).mu), "only training hides events"
+
+
 def test_the_sampled_scale_is_the_charged_scale(cohort, standardiser):
     config = VARIANTS["improved"].but(posterior_noise=0.5, levels=1)
     model = build(config, cohort).train()

@@ -79,7 +79,7 @@ ARMS = {  # every field, the change, and what else must hold for it to matter
     "lr_schedule": ("cosine", {}), "lr_warmup": (1.0, {}), "clip": ("norm", {}), "clip_at": (1e-3, {}),
     "averaging": (0.0, {}), "epochs": (1, {}), "batch_size": (8, {}), "pretrain_epochs": (1, {}),
     "stages": ("progressive", {}), "statistics": (True, {}), "statistics_dropout": (0.5, dict(statistics=True)),
-    "cut": (0.8, {}), "teacher": (0.5, {}),
+    "cut": (0.8, {}), "teacher": (0.5, {}), "masking": (0.5, {}),
 }  # fmt: skip
 ELSEWHERE = {  # fields whose effect has a test of its own below
     "logvar_clamp": "test_logvar_stays_within_its_clamp",
