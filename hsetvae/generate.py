@@ -46,7 +46,7 @@ def _states(run, cohort: Cohort, index: np.ndarray):
     """Yields per batch: states h of the sets (M, D), and a frame with stay and hours of each set."""
     if not len(index):
         raise UserError("the index of stays is empty: name at least one stay, or give no index for all of them")
-    for part, batch, output in passes(run.model, cohort, index, run.standardiser, run.config.max_sets):
+    for part, batch, output in passes(run.model, cohort, index, run.standardiser, run.config.max_sets, decode=False):
         stays = [str(s) for s in np.asarray(cohort.stays)[part][batch.row.numpy()]]
         hours = batch.hours[batch.row, batch.column].double().numpy()
         yield output.h[batch.row, batch.column], pd.DataFrame({"stay": stays, "hours": hours}), output

@@ -69,7 +69,7 @@ def _imputed(run, stays: Cohort, seed: int) -> pd.DataFrame:
 def _forecast(run, stays: Cohort) -> pd.DataFrame:
     """variable (code), value, model, last, mean of all events but those of the first set of a stay."""
     every, means = np.arange(len(stays)), []
-    for _, batch, output in passes(run.model, stays, every, run.standardiser, run.config.max_sets):
+    for _, batch, output in passes(run.model, stays, every, run.standardiser, run.config.max_sets, decode=False):
         means.append(run.model.decoders["next"](batch.flat(output.h)).mean.double().numpy())
     sets = np.repeat(np.arange(len(stays.hours)), np.diff(stays.first_event))
     later = ~np.isin(sets, stays.first_set[:-1])
