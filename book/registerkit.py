@@ -144,7 +144,8 @@ def replication() -> None:
 def pairing() -> str:
     """What sharing split and streams was worth in the crossed factors; the range as words, "" without records.
 
-    Variance of the difference of two arms on splits of their own, over that of the paired difference.
+    Variance of the difference of the means over the arms with either setting on splits of their own, over that of the
+    paired difference.
     """
     rows = []
     for source, study in (("simulated", STUDY), ("Challenge 2012", REAL)):
