@@ -25,12 +25,14 @@ from .study import as_published, csv_of
 from .suite import (
     Suite,
     elsewhere,
+    fitting,
     jobs_of,
     published,
     published_rows,
     record_of,
     seconds_left,
     span,
+    table_key,
 )
 
 # name -> title, whether more is better (1) or less (-1), unit of the table: AUROC 0.880 is printed as 88.0
@@ -185,28 +187,22 @@ def wording(metric: str, c: Comparison, against: str) -> str:
 def rows_at_hand(suite: Suite, design: str = "") -> pd.DataFrame:
     """The rows of a design from this machine's records and, where it has none, the published ones.
 
-    Where the table of events is at hand, published rows count if they are of it and of the present code and settings.
+    Published rows count if they are of the present code and settings and of the table of events; where that is not at
+    hand, of the one that the last published row saw.
     """
     design = suite.design(design)[0]
     kept = published_rows(suite)
     kept = kept[kept["design"] == design]
     if suite.data.is_file() or not len(kept):
-        here, kept = as_published(rows_of(suite, design)), _fitting(suite, kept)
+        here, kept = as_published(rows_of(suite, design)), fitting(suite, kept)
         rows = pd.concat([part for part in (here, kept) if len(part)] or [here])
         rows = rows.drop_duplicates(["entrant", "seed"]) if len(rows) else rows
     else:
-        rows = kept
+        rows = fitting(suite, kept, kept["table"].iloc[-1])
     if not len(rows):
         command = f"hsetvae study run --suite {suite.name} --design {design} --data FILE"
         raise UserError(f"no run of design {design} has ended: {command}")
     return rows
-
-
-def _fitting(suite: Suite, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that are of the present data, code and settings, whatever their design."""
-    known = {d: {job["facts"]["id"] for job in jobs_of(suite, d)} for d in suite.designs}
-    fit = [known.get(d, set()).issuperset(id_.split("+")) for d, id_ in zip(rows["design"], rows["id"], strict=True)]
-    return rows[fit]
 
 
 def report(suite: Suite, design: str = "") -> str:
@@ -286,8 +282,9 @@ def publish(suite: Suite, design: str = "") -> str:
     rows, before = rows_at_hand(suite, design), published_rows(suite)
     missing = _missing(suite, rows, design)
     others = before[before["design"] != design]
-    others = _fitting(suite, others) if suite.data.is_file() else others
-    rows = pd.concat([part for part in (rows, others) if len(part)])
+    here = suite.data.is_file()
+    rows = pd.concat([part for part in (rows, fitting(suite, others) if here else others) if len(part)])
+    rows = rows.assign(table=table_key(suite)) if here else rows
     write_atomically(path, csv_of(rows).encode())
     if design == suite.design()[0]:
         renewed(suite.folder.parent, lambda language: {suite.name: as_markdown(suite, rows, language)})

@@ -33,7 +33,7 @@ from .events import read_cohort
 from .files import write_atomically
 from .jobs import host_facts, reachable, run_jobs
 from .lineup import AVERAGE, Entrant
-from .study import ended_record, published_ids, runs_folder
+from .study import HASHES, ended_record, published_ids, runs_folder
 
 PLACE = ["design", "entrant", "seed", "status"]  # where a published row belongs
 
@@ -105,13 +105,14 @@ def _place(folder: Path, declared: str, other: str) -> Path:
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-def jobs_of(suite: Suite, design: str = "") -> list[dict[str, Any]]:
+def jobs_of(suite: Suite, design: str = "", table: str = "") -> list[dict[str, Any]]:
     """Everything that workers need for the runs of a design, split by split: an interrupted suite holds whole splits.
 
-    UserError when the table is absent.
+    `table` is the hash of the suite's table when that is not at hand (`table_key`); UserError when it is absent, too.
     """
     _, splits, entrants = suite.design(design)
-    files = {"data": _file_key(suite.data), "outcomes": suite.outcomes and _file_key(suite.outcomes)}
+    data, _, outcomes = (table or table_key(suite)).partition("+")
+    files = {"data": data, "outcomes": outcomes or None}
     jobs = []
     for seed in range(splits):
         for e in (e for e in entrants if e.kind != AVERAGE):
@@ -131,6 +132,11 @@ def jobs_of(suite: Suite, design: str = "") -> list[dict[str, Any]]:
                 "out": str((runs_folder(suite) / id_).resolve()),
             })  # fmt: skip
     return jobs
+
+
+def table_key(suite: Suite) -> str:
+    """Hash of what is in the files of the suite's table, wherever they lie; UserError when one is absent."""
+    return "+".join(_file_key(path) for path in (suite.data, suite.outcomes) if path)
 
 
 def _file_key(path: Path) -> str:
@@ -263,7 +269,15 @@ def published(suite: Suite) -> Path:
 def published_rows(suite: Suite) -> pd.DataFrame:
     """The published table of all designs, whatever code or data it is of; empty where there is none."""
     path = published(suite)
-    return pd.read_csv(path, dtype={"id": str}) if path.exists() else pd.DataFrame(columns=["id", *PLACE])
+    return pd.read_csv(path, dtype=HASHES) if path.exists() else pd.DataFrame(columns=["id", "table", *PLACE])
+
+
+def fitting(suite: Suite, rows: pd.DataFrame, table: str = "") -> pd.DataFrame:
+    """The published rows of the present code and settings, whatever their design: those of the suite's table of events,
+    or of the one with the hash `table`."""
+    known = {d: {job["facts"]["id"] for job in jobs_of(suite, d, table)} for d in suite.designs}
+    fit = [known.get(d, set()).issuperset(id_.split("+")) for d, id_ in zip(rows["design"], rows["id"], strict=True)]
+    return rows[fit]
 
 
 def elsewhere(suite: Suite, jobs: list[dict], design: str = "") -> set[str]:

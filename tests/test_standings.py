@@ -25,7 +25,7 @@ from hsetvae.standings import (
     wording,
 )
 from hsetvae.statistics import compare
-from hsetvae.suite import jobs_of, run_suite
+from hsetvae.suite import fitting, jobs_of, published_rows, run_suite
 
 
 def kept_by(job: dict) -> dict[str, np.ndarray]:
@@ -110,6 +110,10 @@ def test_rows_of_other_code_are_published_no_longer_whatever_their_design(suite)
     table = pd.read_csv(path, dtype={"id": str})
     stale = table.iloc[:1].assign(design="ladder", entrant="without cut", id="0" * 16)
     pd.concat([table, stale]).to_csv(path, index=False)
+    assert set(fitting(suite, published_rows(suite))["id"]) == set(table["id"])
+    data = suite.data.rename(suite.folder / "away")
+    assert set(rows_at_hand(suite)["id"]) == set(table["id"]), "nothing stale is shown without the data either"
+    data.rename(suite.data)
     publish(suite)
     assert set(pd.read_csv(path, dtype={"id": str})["id"]) == set(table["id"])
 

@@ -17,7 +17,7 @@ from hsetvae.readme import READMES, chinese, marks, with_section
 from hsetvae.standings import as_markdown as as_table
 from hsetvae.statistics import compare, verdict
 from hsetvae.study import AT_A_BOUND, load_records, publish, runs_folder
-from hsetvae.suite import load_suite, published_rows
+from hsetvae.suite import fitting, load_suite, published_rows
 from hsetvae.sweep import jobs_of, write_record
 from hsetvae.verdicts import (
     COLUMNS,
@@ -215,6 +215,8 @@ def test_a_readme_shows_the_published_verdicts(name, language):
     table = pd.read_csv(published, dtype=str, keep_default_na=False)
     text, study = (ROOT / name).read_text(), load_study(ROOT / "ablations" / "study.toml")
     suite = load_suite(str(ROOT / "ablations" / "challenge2012.toml"))
-    written = sections(study, table, language) | {suite.name: as_table(suite, published_rows(suite), language)}
+    rows = published_rows(suite)
+    assert len(fitting(suite, rows, rows["table"].iloc[-1])) == len(rows), "run and publish the suite: rows are stale"
+    written = sections(study, table, language) | {suite.name: as_table(suite, rows, language)}
     for section, content in written.items():
         assert with_section(text, section, content) == text, "run `hsetvae study publish`, or with `--suite`"
