@@ -25,7 +25,7 @@ class Known(nn.Module):
         super().__init__()
         self.variable = variable
 
-    def forward(self, batch, sample: bool):
+    def forward(self, batch, sample: bool, decode: bool):
         w = batch.windows
         sets = w.set[w.real]
         counts = (w.variable[w.real] == self.variable) & (batch.hours[batch.row, batch.column][sets] >= FROM)
