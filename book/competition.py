@@ -40,7 +40,7 @@ def suite() -> Suite:
 def at_hand() -> pd.DataFrame:
     """The published rows of the present code and settings; the page says once when there are others."""
     table = published_rows(suite())
-    fit = fitting(suite(), table, table["table"].iloc[-1]) if len(table) else table
+    fit = fitting(suite(), table, here=False)
     if stale := len(table) - len(fit):
         _not_yet(f"{stale} published rows are of other settings or of other code", f"hsetvae study run --suite {NAME}")
     return fit

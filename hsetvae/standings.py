@@ -198,7 +198,7 @@ def rows_at_hand(suite: Suite, design: str = "") -> pd.DataFrame:
         rows = pd.concat([part for part in (here, kept) if len(part)] or [here])
         rows = rows.drop_duplicates(["entrant", "seed"]) if len(rows) else rows
     else:
-        rows = fitting(suite, kept, kept["table"].iloc[-1])
+        rows = fitting(suite, kept, here=False)
     if not len(rows):
         command = f"hsetvae study run --suite {suite.name} --design {design} --data FILE"
         raise UserError(f"no run of design {design} has ended: {command}")

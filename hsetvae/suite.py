@@ -272,9 +272,12 @@ def published_rows(suite: Suite) -> pd.DataFrame:
     return pd.read_csv(path, dtype=HASHES) if path.exists() else pd.DataFrame(columns=["id", "table", *PLACE])
 
 
-def fitting(suite: Suite, rows: pd.DataFrame, table: str = "") -> pd.DataFrame:
-    """The published rows of the present code and settings, whatever their design: those of the suite's table of events,
-    or of the one with the hash `table`."""
+def fitting(suite: Suite, rows: pd.DataFrame, here: bool = True) -> pd.DataFrame:
+    """The published rows of the present code and settings, whatever their design: those of the suite's table of events
+    or, when that is not looked for `here`, of the one that the last row saw."""
+    if not len(rows):
+        return rows
+    table = "" if here else rows["table"].iloc[-1]
     known = {d: {job["facts"]["id"] for job in jobs_of(suite, d, table)} for d in suite.designs}
     fit = [known.get(d, set()).issuperset(id_.split("+")) for d, id_ in zip(rows["design"], rows["id"], strict=True)]
     return rows[fit]
