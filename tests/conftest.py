@@ -26,6 +26,17 @@ from hsetvae.train import train
 ABLATIONS = Path(__file__).resolve().parents[1] / "ablations"
 
 
+COSTLY = ("made", "ran_suite", "recommended_run", "small_run")  # fixtures that take long, the longest first
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a costly fixture go to one process, which makes it once."""
+    for item in items:
+        if shared := [name for name in COSTLY if name in item.fixturenames]:
+            item.add_marker(pytest.mark.xdist_group(shared[0]))
+
+
 @pytest.fixture(scope="session")
 def simulation() -> Simulation:
     """A thousand simulated stays with the default knobs."""
@@ -42,9 +53,10 @@ def challenge2012() -> Path:
 
 
 def two_factor_study(folder: Path) -> Study:
-    """The declared study with two crossed factors, in a folder of its own."""
+    """The declared study with two crossed factors and a smallest budget of four runs, in a folder of its own."""
     text = (ABLATIONS / "study.toml").read_text()
     text = text.replace('["beta", "position", "pooling", "clipping"]', '["beta", "pooling"]')
+    text = text.replace("replicates = 2", "replicates = 1")
     (folder / "study.toml").write_text(text)
     shutil.copy(ABLATIONS / "run.ipynb", folder)
     return load_study(folder / "study.toml")
@@ -63,7 +75,7 @@ def made(tmp_path_factory) -> Path:
     study = two_factor_study(tmp_path_factory.mktemp("made"))
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("HSETVAE_RUNS", raising=False)
-        assert run_study(study, "smoke", workers=2, progress=False) == 0
+        assert run_study(study, "smoke", workers=1, progress=False) == 0
         return runs_folder(study)
 
 

@@ -146,7 +146,7 @@ def test_a_question_without_a_size_of_interest_is_refused():
 
 # --- the whole engine on made-up records -----------------------------------------------------------------------------
 
-STUDIES = 2000
+STUDIES = 1000
 STUDY = load_study(Path(__file__).resolve().parents[1] / "ablations" / "study.toml")
 FEW = "pooling gelu head dynamic_weights beta warmup position".split()  # add-one-in with these questions only
 
@@ -173,17 +173,17 @@ def only(names) -> Study:
 
 @pytest.mark.parametrize("design", ["factorial", "add"])
 def test_null_studies_keep_the_family_wise_error_from_records_to_verdicts(design):
-    """Two thousand studies in which no arm does anything; .06 is the promised .05 and two SD of this simulation."""
+    """A thousand studies in which no arm does anything; .064 is the promised .05 and two SD of this simulation."""
     study, rng, wrong = only(STUDY.factorial if design == "factorial" else FEW), np.random.default_rng(5), Counter()
     arms = plan(study, design)[0]
     replicates = STUDY.budgets[STUDY.designs[design].budget]["replicates"]
-    assert 0.05 + 2 * np.sqrt(0.05 * 0.95 / STUDIES) <= 0.06
+    assert 0.05 + 2 * np.sqrt(0.05 * 0.95 / STUDIES) <= 0.064
     for _ in range(STUDIES):
         table = summary(study, records_of(arms, replicates, rng), design)
         claimed = table["verdict"].str.startswith(("supported", "refuted: harmful"))
         wrong.update(set(table["family"][claimed]))
     assert len(wrong) == table["family"].nunique(), "every family errs at times"
-    assert max(wrong.values()) / STUDIES <= 0.06
+    assert max(wrong.values()) / STUDIES <= 0.064
 
 
 def test_a_true_effect_is_seen_as_often_as_theory_says():
