@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from .config import UserError, stream
 
@@ -20,9 +20,6 @@ POWER = 0.8  # of "an effect that this study could have seen"
 MOST_FAILED = 0.2  # a question with a larger share of failed runs is not evaluable
 EXACT = 16  # up to this n all 2^n sign flips are counted, above it a random sample of them
 FLIPS = 100_000
-
-
-_quantile = functools.lru_cache(stats.t.ppf)  # of Student's t: the same few, thousands of times
 
 
 @functools.lru_cache
@@ -39,7 +36,7 @@ def t_interval(d: np.ndarray, level: float = 0.95, overlap: float = 0.0) -> tupl
     n = len(d)
     if n < 2:
         return math.nan, math.nan
-    reach = _quantile(0.5 + level / 2, n - 1) * np.std(d, ddof=1) * math.sqrt(1 / n + overlap)
+    reach = stdtrit(n - 1, 0.5 + level / 2) * np.std(d, ddof=1) * math.sqrt(1 / n + overlap)
     return float(np.mean(d) - reach), float(np.mean(d) + reach)
 
 
@@ -75,13 +72,13 @@ def detectable(sd: float, n: int, alpha: float = ALPHA) -> float:
     where even the smallest possible p of the sign-flip test is larger."""
     if 2 / 2**n >= alpha:
         return math.inf
-    return float((_quantile(1 - alpha / 2, n - 1) + _quantile(POWER, n - 1)) * sd / math.sqrt(n))
+    return float((stdtrit(n - 1, 1 - alpha / 2) + stdtrit(n - 1, POWER)) * sd / math.sqrt(n))
 
 
 def replicates_needed(sd: float, delta: float, alpha: float = ALPHA) -> int:
     """Number of pairs after which a difference of delta is detectable; at most 10,000 are counted."""
     n = next((n for n in range(3, 200) if detectable(sd, n, alpha) <= delta), None)
-    return n or min(10_000, math.ceil(((stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(POWER)) * sd / delta) ** 2))
+    return n or min(10_000, math.ceil(((ndtri(1 - alpha / 2) + ndtri(POWER)) * sd / delta) ** 2))
 
 
 @dataclass(frozen=True)
