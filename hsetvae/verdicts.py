@@ -12,7 +12,6 @@ from pathlib import Path
 import pandas as pd
 
 from .declaration import Study
-from .designs import expand
 from .files import write_atomically
 from .readme import markdown, renewed
 from .study import StaleRecords, control_table, load_records, published, summary
@@ -62,7 +61,7 @@ def _questions(study: Study, budget: str) -> dict[str, tuple[str, ...]]:
             q = study.questions[row.question]
             beyond = "" if q.bound is None else f" beyond {q.bound:g}"
             effect = f"{row.endpoint} {row.estimate:+.3g} [{row.low:+.3g}, {row.high:+.3g}]{beyond}" if row.n else ""
-            found[q.name] = (row.verdict, effect, str(row.n), _data(study, design), f"{q.name}, {design}")
+            found[q.name] = (row.verdict, effect, str(row.n), _data(study, budget, design), f"{q.name}, {design}")
     return found
 
 
@@ -76,14 +75,15 @@ def _controls(study: Study, budget: str) -> dict[str, tuple[str, ...]]:
         for row in table.itertuples():
             words = "supported" if row.holds else "refuted: the control does not hold"
             seen = f"{row.seen} (wanted {row.wanted})"
-            found[row.control] = (words, seen, str(row.n), _data(study, "controls"), f"{row.control}, controls")
+            found[row.control] = (words, seen, str(row.n), _data(study, budget, "controls"), f"{row.control}, controls")
     return found
 
 
-def _data(study: Study, design: str) -> str:
+def _data(study: Study, budget: str, design: str) -> str:
     if study.data["source"] != "simulated":
         return Path(study.data["source"]).stem
-    return f"simulated, {expand(study, design=design)[0].data['stays']} stays"
+    stays = (study.data | study.budget(budget or study.design(design).budget))["stays"]
+    return f"simulated, {stays} stays"
 
 
 def as_text(table: pd.DataFrame) -> str:

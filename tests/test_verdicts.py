@@ -88,6 +88,9 @@ def test_verdicts_follow_from_the_records_of_the_design_that_judges(study):
     assert head["effect"].startswith("auroc -0.5 [")
     assert table.loc["dead_units, add", "effect"].endswith("beyond 0.5")
     assert "beta, add" not in table.index, "a crossed factor has one verdict"
+    run_made_up(study, "factorial", lift, "smoke")
+    small = verdicts(study, "smoke").set_index("judged by")
+    assert set(small.loc["beta, factorial", "data"]) == {"simulated, 150 stays"}, "of the budget"
 
 
 def test_publishing_writes_one_table_for_the_readme_and_the_book(study):
