@@ -7,6 +7,7 @@ import pandas as pd
 import papermill
 import pytest
 
+import hsetvae.sweep  # noqa: F401  registers the engine
 from hsetvae.runs import load_run
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "ablations" / "run.ipynb"
@@ -50,7 +51,8 @@ def test_replicates_draw_their_own_stays_and_arms_of_one_share_them(executed, tm
     seen = [pd.read_csv(executed[0] / "model" / "stays.csv", dtype=str)]
     for name, change in {"arm": {"beta": 0.5}, "replicate": {"replicate": 2}}.items():
         given = {"stays": 60, "epochs": 1, "replicate": 1, "out": str(tmp_path / name), "more": SMALL, **change}
-        papermill.execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", given, progress_bar=False)
+        how = {"engine_name": "warm", "kernel_name": "python3"}  # as a sweep calls it
+        papermill.execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", given, progress_bar=False, **how)
         seen.append(pd.read_csv(tmp_path / name / "model" / "stays.csv", dtype=str))
     first, arm, other = seen
     assert first.equals(arm), "the arms of a replicate see the same stays in the same parts"
