@@ -133,8 +133,8 @@ def curve(path: Path, curve: dict, table: tuple[Entrant, ...]) -> tuple[Entrant,
         return f"{name} at {share:g}"
 
     return tuple(
-        dataclasses.replace(found[name], name=at(name, share), title=f"{found[name].title}, {share:.0%}", share=share,
-                            against=at(first, share) * (name != first))
+        dataclasses.replace(found[name], name=at(name, share), share=share,
+                            title=f"{found[name].title}, {100 * share:g} %", against=at(first, share) * (name != first))
         for share in curve["shares"] for name in curve["entrants"]
     )  # fmt: skip
 
