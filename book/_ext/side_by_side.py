@@ -19,8 +19,7 @@ from jupyter_cache.executors.utils import single_nb_execution
 from jupyter_client import AsyncKernelManager
 
 BOOK = Path(__file__).resolve().parents[1]
-FRESH = f"""%reset -f
-import os, sys
+FRESH = f"""import os, sys
 for _name in [n for n, m in sys.modules.items() if (getattr(m, "__file__", None) or "").startswith({str(BOOK)!r})]:
     del sys.modules[_name]
 sys.path_importer_cache.clear()  # knows relative folders by the one they were first seen from
