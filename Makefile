@@ -32,10 +32,10 @@ endif
 # Progress bars are for terminals, not for published pages.
 book pdf: export TQDM_DISABLE = 1
 
-.PHONY: help ablations register test env book lab smoke data bench lint clean pdf
+.PHONY: help ablations register test test-slow env book lab smoke data bench lint clean pdf
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 ablations: $(ENVIRONMENT)  ## run the ablation suite on the simulated cohort, build the book, print the verdicts
 	hsetvae study run --budget $(BUDGET)
@@ -47,8 +47,11 @@ register: $(ENVIRONMENT)  ## run every other design of the study, over all claim
 	@failed=0; for design in controls add leave roadmap; do \
 	  hsetvae study run --design $$design || failed=1; done; hsetvae study report; exit $$failed
 
-test: $(ENVIRONMENT)  ## run the tests
-	pytest -n 2
+test: $(ENVIRONMENT)  ## run the tests, without the slow ones
+	pytest -n 2 -m "not slow"
+
+test-slow: $(ENVIRONMENT)  ## run the slow tests: whole studies, books and trainings, kills among them (10 minutes)
+	pytest -n 2 -m slow
 
 env: $(ENVIRONMENT)  ## create the environment in .venv and nothing else
 

@@ -118,6 +118,7 @@ def test_a_damaged_or_misused_baseline_is_named(small, tmp_path):
     assert json.loads((tmp_path / "run" / "baseline.json").read_text())["baseline"] == "logistic"
 
 
+@pytest.mark.slow
 def test_boosting_reaches_its_bar_on_real_data(challenge2012):
     """Set a fitted, set b scored: gradient boosting on summary features is known to reach about .87 here."""
     from hsetvae.physionet import load_challenge2012

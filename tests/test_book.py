@@ -44,12 +44,14 @@ def html(tmp_path_factory) -> Path:
     return book / "_build" / "html"
 
 
+@pytest.mark.slow
 def test_every_page_is_built_without_a_warning(html):
     for page in (ROOT / "book").glob("[a-z]*/*.md"):
         assert (html / page.relative_to(ROOT / "book").with_suffix(".html")).is_file()
     assert (html / "index.html").is_file()
 
 
+@pytest.mark.slow
 def test_no_page_loads_anything_from_another_host(html):
     loads = re.compile(r'<(?:script|img|iframe|source)[^>]+src="(?:https?:)?//|<link[^>]+href="(?:https?:)?//|@import')
     for page in html.rglob("*.html"):
@@ -57,6 +59,7 @@ def test_no_page_loads_anything_from_another_host(html):
     assert (html / "_static" / "mathjax" / "tex-chtml.js").is_file()
 
 
+@pytest.mark.slow
 def test_a_page_with_code_can_be_taken_along_as_a_notebook_without_outputs(html):
     for name in ("history", *EXECUTED):
         assert f"_sources/{name}.ipynb" in (html / f"{name}.html").read_text()
@@ -64,6 +67,7 @@ def test_a_page_with_code_can_be_taken_along_as_a_notebook_without_outputs(html)
         assert not any(cell.get("outputs") for cell in notebook["cells"])
 
 
+@pytest.mark.slow
 def test_launch_buttons_come_with_the_address_of_a_public_repository_and_not_before(html):
     config = yaml.safe_load((ROOT / "book" / "_config.yml").read_text())["sphinx"]["config"]
     public = bool(config["html_theme_options"]["repository_url"])
@@ -77,12 +81,14 @@ def write_only_page(book: Path, title: str, code: str) -> None:
     (book / "only.md").write_text(f"{header}\n\n# {title}\n\n```{{code-cell}} ipython3\n{code}\n```\n")
 
 
+@pytest.mark.slow
 def test_a_page_that_fails_breaks_the_build(tmp_path):
     book = copy_book(tmp_path)
     write_only_page(book, "Broken", "assert False, 'a claim that no longer holds'")
     assert build(book).returncode != 0
 
 
+@pytest.mark.slow
 def test_a_page_is_executed_again_although_its_own_code_is_the_same(tmp_path):
     book = copy_book(tmp_path)
     for said in ("first", "second"):
@@ -93,6 +99,7 @@ def test_a_page_is_executed_again_although_its_own_code_is_the_same(tmp_path):
         assert f"read in the {said}" in (book / "_build" / "html" / "only.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (768, "light"), (390, "dark")])
 def test_pages_are_quiet_and_fit_in_a_browser(html, width, scheme):
     playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")

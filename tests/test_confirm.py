@@ -25,6 +25,7 @@ def take(study: Study, made: Path, specs: list) -> None:
         shutil.copytree(made / spec.id, runs_folder(study) / spec.id)
 
 
+@pytest.mark.slow
 def test_what_another_machine_has_published_need_not_run_again(study, made):
     specs = expand(study, "smoke")
     take(study, made, specs[:1])
@@ -53,6 +54,7 @@ def checkout(folder: Path, file: Path, module: str, more: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_arms_whose_small_runs_are_the_same_keep_their_records(study, made, tmp_path):
     before = checkout(
         tmp_path / "before", study.file, "history",
@@ -81,6 +83,7 @@ def test_arms_whose_small_runs_are_the_same_keep_their_records(study, made, tmp_
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_entrants_whose_small_runs_are_the_same_keep_their_rows(suite, tmp_path):
     file = suite.folder / f"{suite.name}.toml"
     average = '[entrants.average]\ntitle = "average"\nkind = "average"\nof = ["logistic", "boosting"]\n'

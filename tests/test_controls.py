@@ -114,6 +114,7 @@ def test_a_leaked_outcome_is_in_every_set_and_nothing_else_has_moved(cohort):
         leaked(told, 0)
 
 
+@pytest.mark.slow
 def test_a_leaked_outcome_is_found_and_a_shuffled_one_is_not(tmp_path):
     many = simulate(300, seed=2).cohort
     config = TINY.but(residual=True, norm="pre", norm_gelu=True, init="xavier", lr=5e-3, epochs=8, batch_size=8)

@@ -39,6 +39,7 @@ def changed(run, change):
 # --- known answers ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_heavy_kl_weight_collapses_the_posterior_and_the_advice_says_so(measures, tmp_path):
     cohort = simulate(60, seed=3).cohort
     config = BASELINE.but(**TINY | dict(batch_size=4), beta=50.0, epochs=16, lr=1e-2, lr_schedule="cosine", clip="norm")

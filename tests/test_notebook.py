@@ -23,6 +23,7 @@ def executed(tmp_path_factory):
     return folder / "run", json.loads((folder / "out.ipynb").read_text())
 
 
+@pytest.mark.slow
 def test_papermill_runs_the_notebook_with_other_parameters(executed):
     folder, _ = executed
     run = load_run(folder / "model")
@@ -31,6 +32,7 @@ def test_papermill_runs_the_notebook_with_other_parameters(executed):
     assert result["n"] == 12 and result["epochs_done"] == 2 and {"auroc", "au_ratio", "s_past"} <= result.keys()
 
 
+@pytest.mark.slow
 def test_the_executed_notebook_shows_curves_and_no_error(executed):
     _, notebook = executed
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
@@ -39,6 +41,7 @@ def test_the_executed_notebook_shows_curves_and_no_error(executed):
     assert not [output for output in outputs if output.get("name") == "stderr"], "nothing is warned about"
 
 
+@pytest.mark.slow
 def test_every_endpoint_of_the_study_is_in_the_result(executed):
     from hsetvae.declaration import load_study
 
@@ -47,6 +50,7 @@ def test_every_endpoint_of_the_study_is_in_the_result(executed):
     assert load_study(NOTEBOOK.with_name("study.toml")).endpoints.keys() <= measured
 
 
+@pytest.mark.slow
 def test_replicates_draw_their_own_stays_and_arms_of_one_share_them(executed, tmp_path):
     seen = [pd.read_csv(executed[0] / "model" / "stays.csv", dtype=str)]
     for name, change in {"arm": {"beta": 0.5}, "replicate": {"replicate": 2}}.items():

@@ -67,6 +67,7 @@ def measured(tmp_path_factory):
     return of
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::hsetvae.monitor.TrainingWarning")
 @pytest.mark.parametrize("case", CASES)
 def test_a_remedy_moves_the_measure_of_its_rule(case, measured):

@@ -84,6 +84,7 @@ def resume_point(folder):
     return [path.stat().st_mtime_ns for path in sorted(folder.rglob("resume.pt"))]
 
 
+@pytest.mark.slow
 def test_a_run_killed_ten_times_ends_with_the_same_weights(trainer, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     start = time.monotonic()

@@ -60,6 +60,7 @@ def test_no_job_waits_behind_a_long_one_while_a_worker_is_idle(tmp_path):
     assert max(r["held"] for r in results) <= 2, "a worker holds its job, and at most the one that it has just ended"
 
 
+@pytest.mark.slow
 def test_a_study_on_a_cluster_survives_a_killed_worker(study, cluster):
     address, (victim, survivor) = cluster
 

@@ -171,6 +171,7 @@ def only(names) -> Study:
     return dataclasses.replace(STUDY, questions=questions, endpoints=endpoints, path=(), factorial=factors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["factorial", "add"])
 def test_null_studies_keep_the_family_wise_error_from_records_to_verdicts(design):
     """A thousand studies in which no arm does anything; .064 is the promised .05 and two SD of this simulation."""

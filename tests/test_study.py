@@ -241,6 +241,7 @@ changed = {head = "mlp"}
 """
 
 
+@pytest.mark.slow
 def test_a_study_runs_on_a_table_of_ones_own(tmp_path, monkeypatch):
     cohort = simulate(60, seed=4).cohort
     stay = np.repeat(np.repeat(cohort.stays, np.diff(cohort.first_set)), np.diff(cohort.first_event))
@@ -296,6 +297,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers through /proc")
 def test_a_suite_survives_a_killed_worker_and_a_killed_suite_continues(study, tmp_path):
     script = tmp_path / "suite.py"
@@ -327,6 +329,7 @@ def test_a_suite_survives_a_killed_worker_and_a_killed_suite_continues(study, tm
     assert "0 runs failed" in report(study, "smoke")
 
 
+@pytest.mark.slow
 def test_a_diverging_run_is_reported_and_keeps_its_place(study, capsys):
     path = study.folder / "study.toml"
     text = path.read_text().replace("epochs = 1}", "epochs = 1, lr = 1e30}")

@@ -149,6 +149,7 @@ def test_a_curve_has_nested_stays_and_shares_its_last_point_with_the_table(suite
                         "ours at 1": "boosting at 1"}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_killed_suite_repeats_only_what_had_not_ended(suite, tmp_path):
     for job in jobs_of(suite):
         shutil.rmtree(job["out"])
@@ -177,6 +178,7 @@ def test_a_killed_suite_repeats_only_what_had_not_ended(suite, tmp_path):
     assert rows_of(suite)["status"].eq("finished").all()
 
 
+@pytest.mark.slow
 def test_what_another_machine_has_published_need_not_run_again(suite):
     jobs, here = jobs_of(suite), report(suite)
     by = {(job["entrant"], job["facts"]["seed"]): Path(job["out"]) for job in jobs}

@@ -266,6 +266,7 @@ def test_progressive_stages_free_one_part_after_another(cohort):
 # --- learning --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_eight_stays_can_be_learned_by_heart(tmp_path):
     few = simulate(60, seed=2).cohort
     sick = np.flatnonzero(few.outcome == 1)[:4]
@@ -279,6 +280,7 @@ def test_eight_stays_can_be_learned_by_heart(tmp_path):
     assert last < 0.7 * first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_learns_what_a_set_holds(preset, tmp_path):
     many = simulate(300, seed=4).cohort
@@ -318,6 +320,7 @@ train(config, cohort, split(cohort, 0), sys.argv[1], progress=False)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_under_torchrun_train_one_model(tmp_path):
     script = tmp_path / "job.py"
     script.write_text(DISTRIBUTED)
