@@ -15,6 +15,7 @@ from IPython.display import HTML, display
 
 from hsetvae.config import PRESETS
 from hsetvae.standings import METRICS, standings
+from hsetvae.statistics import ONLY, compare, t_interval
 from hsetvae.suite import Suite, fitting, load_suite, published_rows
 
 NAME = "challenge2012"
@@ -160,7 +161,7 @@ def differences(metrics: tuple[str, ...], design: str = "table", entrants: tuple
 
 def _points(difference: pd.Series) -> str:
     """Mean of a paired difference with its 95 % t interval."""
-    c = bookkit.compare(difference.dropna())
+    c = compare(difference.dropna())
     return "–" if not c.n else f"{c.estimate:+.2f}" + (f" [{c.low:+.2f}, {c.high:+.2f}]" if c.n > 1 else "")
 
 
@@ -192,6 +193,7 @@ def account(calibrated: float = 0.015, active: float = 0.5) -> None:
               for one, title in (("recommended", "boosting"), ("average", "boosting, by the average of both"))
               for m in ("auroc", "auprc")),
             (f"calibrated, an error of at most {calibrated:g} (times 100)", 100 * (calibrated - own["ece_calibrated"])),
+            ("the same, if every probability were true", 100 * (calibrated - own["ece_expected"])),
             (f"more than {active:g} of the units active at the top level", own["au_ratio_top"] - active),
             ("a decoder that uses its latents (nats per set)", own["decoder_use_current"]),
             ("an h that uses more of the past than the baseline's (S_past)", _difference("s_past", other="baseline")),
@@ -199,9 +201,13 @@ def account(calibrated: float = 0.015, active: float = 0.5) -> None:
         ]  # fmt: skip
         lines = []
         for goal, margin in asked:
-            c = bookkit.compare(margin.dropna())
-            said = "reached" if c.low > 0 else "missed" if c.high < 0 else "cannot be told from just reached"
-            lines.append({"asked for": goal, "margin [95 %]": _points(margin), "splits": c.n, "so it is": said})
+            d = margin.dropna()
+            inner, wide = (t_interval(d, overlap=overlap) for overlap in (0, suite().overlap))
+            said = "reached" if inner[0] > 0 else "missed" if inner[1] < 0 else "cannot be told from just reached"
+            said += ONLY if (inner[0] > 0 or inner[1] < 0) and wide[0] < 0 < wide[1] else ""
+            lines.append({"asked for": goal, "margin [95 %]": _points(margin),
+                          "[95 %], overlap counted": f"[{wide[0]:+.2f}, {wide[1]:+.2f}]", "splits": len(d),
+                          "so it is": said})  # fmt: skip
         bookkit.table(lines)
 
 

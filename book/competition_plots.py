@@ -12,6 +12,7 @@ from hsetvae import plots
 from hsetvae.calibration import HOURS
 from hsetvae.lineup import CORE
 from hsetvae.standings import METRICS
+from hsetvae.statistics import compare
 
 MARKERS = "osd^v"  # of entrants, beside their colours
 
@@ -43,7 +44,7 @@ def hours_curve(entrants: tuple[str, ...], metric: str = "auroc") -> None:
     axis, said = plt.subplots(figsize=(plots.WIDTH, 3.2), layout="constrained")[1], []
     for number, entrant in enumerate(e for e in entrants if e in set(table["entrant"])):
         values = table[table["entrant"] == entrant].reindex(columns=[f"{metric}_{hour:g}h" for hour in HOURS]) * unit
-        found = [bookkit.compare(values[column].dropna().to_numpy()) for column in values]
+        found = [compare(values[column].dropna().to_numpy()) for column in values]
         reach = [[c.estimate - c.low for c in found], [c.high - c.estimate for c in found]]
         hours, mean = np.array(HOURS) + 0.5 * number, [c.estimate for c in found]  # side by side, not one on another
         marker, title = MARKERS[number % len(MARKERS)], competition.titles()[entrant]
@@ -71,7 +72,7 @@ def learning_curve(metric: str) -> None:
     for number, (base, part) in enumerate(table.groupby("base", sort=False)):
         points = []
         for _, values in part.groupby("entrant"):
-            c = bookkit.compare(values[metric].to_numpy() * unit)
+            c = compare(values[metric].to_numpy() * unit)
             points.append((values["stays"].iloc[0], c.estimate, c.estimate - c.low, c.high - c.estimate))
         stays, mean, below, above = np.array(sorted(points)).T
         axis.errorbar(stays, mean, yerr=[below, above], marker=MARKERS[number % len(MARKERS)], capsize=3, label=base)

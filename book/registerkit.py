@@ -6,18 +6,31 @@ import functools
 import html
 import os
 
+import numpy as np
 import pandas as pd
 from bookkit import DIRECTIONS, STUDY, box, picture, provenance, settings_text, signed, table
 from IPython.display import HTML, display
 
 from hsetvae import plots
 from hsetvae.config import PRESETS, Config
-from hsetvae.declaration import Study
+from hsetvae.declaration import Question, Study
 from hsetvae.designs import expand, plan
 from hsetvae.statistics import compare
-from hsetvae.study import HASHES, StaleRecords, asked, control_table, effects, labelled, load_records, steps, summary
+from hsetvae.study import (
+    HASHES,
+    StaleRecords,
+    asked,
+    control_table,
+    effects,
+    labelled,
+    load_records,
+    replicated,
+    steps,
+    summary,
+)
 from hsetvae.verdicts import tally, verdicts
 
+LOWER_IS_BETTER = ("brier", "nll_per_event", "gradient_jump", "diverged")
 REAL = STUDY.on(STUDY.tables["physionet2012"].source)  # the same questions asked of Challenge 2012
 
 
@@ -67,7 +80,7 @@ def register() -> None:
             table([
                 {"question": f"<b>{q.name.replace('_', '_<wbr>')}</b> {' '.join(q.ledger)}",
                  "claim and settings": f"{html.escape(q.claim)} (claimed: {DIRECTIONS[q.direction]})<br>"
-                 f"<code>{html.escape(settings_text(q.changed)) if len(q.changed) < 5 else 'all of improved'}</code>",
+                 f"<code>{'all of improved' if _whole(q) else html.escape(settings_text(q.changed))}</code>",
                  "expected, and why": f"<b>{DIRECTIONS[q.expected]}</b>: {html.escape(q.why)}"} for q in questions
             ], escape=False)  # fmt: skip
 
@@ -116,10 +129,42 @@ def added() -> pd.DataFrame | None:
     return table[[STUDY.questions[name].bound is None for name in table["question"]]].reset_index(drop=True)
 
 
+def _whole(q: Question) -> bool:
+    """Whether a question asks about the improved preset and not about a part of it."""
+    return len(q.changed) > 4
+
+
+def added_alone(found: pd.DataFrame) -> str:
+    """How many remedies did what was claimed of them, and how many harms were claimed rightly, in words."""
+    asked = [STUDY.questions[name] for name in found["question"]]
+    harm = np.array([q.direction == (1 if q.endpoint in LOWER_IS_BETTER else -1) for q in asked])
+    whole, said = np.array([_whole(q) for q in asked]), []
+    for kind, chosen in (("remedies", ~harm & ~whole), ("claims of harm", harm)):
+        words = found.loc[chosen, "verdict"]
+        parts = {
+            name: words.str.startswith(name).sum() for name in ("supported", "refuted", "not evaluable", "undecided")
+        }
+        said.append(f"{len(words)} {kind} ({', '.join(f'{name} {n}' for name, n in parts.items())})")
+    return f"Added alone and not counting claims about the whole improved preset: {' and '.join(said)}."
+
+
+def without(seen: tuple[int, ...]) -> None:
+    """The verdicts on the crossed factors with all replicates and without those that were seen beforehand."""
+    found = records("factorial")
+    if found is not None:
+        kept = found[~found["replicate"].isin(seen)]
+        pair = [summary(STUDY, r, "factorial").query("primary").set_index("question") for r in (found, kept)]
+        table([
+            {"question": f"{name}: {ours.endpoint}", f"n = {ours.n}": ours.verdict, "difference [95 %]": signed(ours),
+             f"n = {less.n}": less.verdict, "difference without them": signed(less)}
+            for (name, ours), (_, less) in zip(pair[0].iterrows(), pair[1].iterrows(), strict=True)
+        ])  # fmt: skip
+
+
 def replication() -> None:
     """The crossed factors once more on another machine: verdicts side by side, and how alike the same runs are."""
     here = records("factorial")
-    there = pd.read_csv(STUDY.folder / "results" / "standard_replication.csv", dtype=HASHES)
+    there = pd.read_csv(replicated(STUDY, STUDY.design("factorial").budget), dtype=HASHES)
     specs = [spec for spec in expand(STUDY, design="factorial") if spec.id in set(there["id"])]
     if here is None or len(specs) < len(there):
         box("No results are shown", "<p>The replication on another machine is not of the present code.</p>", "warning")

@@ -26,9 +26,9 @@ from .report import write_report
 from .runs import load_run
 from .simulate import simulate
 from .skill import skill
-from .study import report
 from .sweep import run_study
 from .train import train
+from .verdicts import report
 
 __all__ = [
     "BASELINE", "IMPROVED", "RECOMMENDED", "Config", "UserError", "advise", "calibrate", "deletion", "deletion_ratio",

@@ -27,7 +27,17 @@ from .designs import code_hash, expand
 from .events import write_cohort
 from .files import write_atomically
 from .jobs import host_facts
-from .study import HOST, csv_of, published, published_ids, published_records, records_of, runs_folder
+from .study import (
+    HASHES,
+    HOST,
+    csv_of,
+    published,
+    published_ids,
+    published_records,
+    records_of,
+    replicated,
+    runs_folder,
+)
 from .suite import Suite, known_stays, published_rows
 from .suite import published as published_table
 
@@ -56,8 +66,8 @@ class Confirmed:
 def confirm(study: Study, budget: str, before: Path, workers: int = 1) -> Confirmed:
     """Let the arms of a budget keep those published records that the code in the checkout `before` has made.
 
-    Both codes make the runs of every arm at the study's budget SMALL.  The published table is written anew: records of
-    arms whose runs are the same count as records of the present code.
+    Both codes make the runs of every arm at the study's budget SMALL.  The published table, and that of a replication,
+    are written anew: records of arms whose runs are the same count as records of the present code.
     UserError when the checkout is none, or when the table has no record of its code that fits the declaration.
     """
     code = _answer(before, CODE, _in(before, study.notebook))
@@ -80,9 +90,12 @@ def confirm(study: Study, budget: str, before: Path, workers: int = 1) -> Confir
                 same.add(new.arm.name)
     if not heirs and not differences:
         raise UserError(f"{published(study, budget)} has no records of the code in {before} that fit the declaration")
-    table.loc[table["id"].isin(heirs), "code"] = code_hash(study.notebook)
-    table["id"] = table["id"].replace(heirs)
-    write_atomically(published(study, budget), csv_of(table.drop_duplicates("id")).encode())
+    for path in (published(study, budget), replicated(study, budget)):
+        if path.exists():
+            table = pd.read_csv(path, dtype=HASHES)
+            table.loc[table["id"].isin(heirs), "code"] = code_hash(study.notebook)
+            table["id"] = table["id"].replace(heirs)
+            write_atomically(path, csv_of(table.drop_duplicates("id")).encode())
     return Confirmed(len(same), len(heirs), tuple(f"{name}: {words}" for name, words in differences.items()))
 
 

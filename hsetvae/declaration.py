@@ -17,6 +17,10 @@ from typing import Any
 
 from .config import PRESETS, Config, UserError, nearest
 
+SHARES = (0.6, 0.2, 0.2)  # to learn from, to select, to test, where a study names none: those of run.ipynb
+AT_MOST_ONE = {"auroc", "auprc", "accuracy", "brier", "au_ratio", "diverged"}
+AT_LEAST_NOTHING = AT_MOST_ONE | {"mi", "kl_per_set", "mean_sigma", "s_past", "gradient_jump"}
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -27,6 +31,12 @@ class Endpoint:
     delta: float
     unit: str
     text: str
+
+    def room(self, value: float, direction: int) -> float:
+        """How far the measure can move from a value: up (direction 1) or down (-1); infinite where nothing ends it."""
+        if direction > 0:
+            return 1 - value if self.name in AT_MOST_ONE else math.inf
+        return value if self.name in AT_LEAST_NOTHING else math.inf
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,12 @@ class Study:
     @property
     def folder(self) -> Path:
         return self.file.parent
+
+    @property
+    def overlap(self) -> float:
+        """Test stays per stay learned from where replicates split the same stays anew, 0 where each draws its own."""
+        learned, _, scored = self.data.get("shares", SHARES)
+        return 0.0 if self.data["source"] == "simulated" else scored / learned
 
     @property
     def notebook(self) -> Path:

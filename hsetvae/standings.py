@@ -20,7 +20,7 @@ from .config import UserError
 from .files import write_atomically
 from .lineup import AVERAGE, Entrant
 from .readme import markdown, renewed
-from .statistics import ALPHA, Comparison, compare, detectable, t_interval
+from .statistics import ALPHA, ONLY, Comparison, compare, detectable, t_interval
 from .study import as_published, csv_of
 from .suite import (
     Suite,
@@ -141,7 +141,6 @@ def standings(suite: Suite, rows: pd.DataFrame, design: str = "") -> pd.DataFram
     design, _, entrants = suite.design(design)
     rows, lines = rows[rows["design"] == design], []
     titles = {e.name: e.title for e in entrants}
-    *learned, scored = suite.shares  # learned from both parts: so do the simple models and a refit
     for e in entrants:
         own = rows[rows["entrant"] == e.name].set_index("seed")
         other = rows[rows["entrant"] == e.against].set_index("seed")
@@ -152,17 +151,18 @@ def standings(suite: Suite, rows: pd.DataFrame, design: str = "") -> pd.DataFram
                     "against": e.against}  # fmt: skip
             if e.against:
                 d = (values - reference).dropna().sort_index()
-                c, (low, high) = compare(d), t_interval(d, overlap=scored / sum(learned))
+                c, (low, high) = compare(d), t_interval(d, overlap=suite.overlap)
                 line |= {"estimate": c.estimate, "low": c.low, "high": c.high, "p": c.p, "pairs": c.n}
                 line |= {"low_overlap": low, "high_overlap": high, "against_mean": reference[d.index].mean()}
-                line["words"] = wording(metric, c, titles[e.against])
+                line["words"] = wording(metric, c, titles[e.against], low < 0 < high)
             lines.append(line)
     return pd.DataFrame(lines)
 
 
-def wording(metric: str, c: Comparison, against: str) -> str:
+def wording(metric: str, c: Comparison, against: str, only_here: bool = False) -> str:
     """What a paired comparison says, uncorrected for other comparisons: the 95 % t interval decides, and it is said
-    where the sign flips do not agree."""
+    where the sign flips do not agree, and where the interval that counts the overlap of the splits holds zero
+    (`only_here`)."""
     _, better, unit = METRICS[metric]
     if c.n < 2:
         return f"not compared with {against} at n={c.n}"
@@ -178,7 +178,7 @@ def wording(metric: str, c: Comparison, against: str) -> str:
         if least < ALPHA
         else f", p is at least {least:g} at n={c.n}"
     )
-    return f"{'better' if np.sign(c.estimate) == better else 'worse'} than {against}{doubt}"
+    return f"{'better' if np.sign(c.estimate) == better else 'worse'} than {against}{ONLY if only_here else ''}{doubt}"
 
 
 # --- the table -------------------------------------------------------------------------------------------------------

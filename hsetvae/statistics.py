@@ -5,6 +5,7 @@ All functions take the paired differences d (n,) of an arm and its reference, on
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -20,6 +21,8 @@ POWER = 0.8  # of "an effect that this study could have seen"
 MOST_FAILED = 0.2  # a question with a larger share of failed runs is not evaluable
 EXACT = 16  # up to this n all 2^n sign flips are counted, above it a random sample of them
 FLIPS = 100_000
+FEW = 12  # up to this n the power of the sign flips is counted on DRAWS samples
+DRAWS = 1000
 
 
 @functools.lru_cache
@@ -68,16 +71,39 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def detectable(sd: float, n: int, alpha: float = ALPHA) -> float:
-    """The smallest true mean difference that n pairs show at p < alpha with a power of 80 % (t approximation); infinite
-    where even the smallest possible p of the sign-flip test is larger."""
-    if 2 / 2**n >= alpha:
-        return math.inf
-    return float((stdtrit(n - 1, 1 - alpha / 2) + stdtrit(n - 1, POWER)) * sd / math.sqrt(n))
+    """The smallest true mean difference that n pairs show at p < alpha with a power of 80 %, when differences are
+    normal; infinite where even the smallest possible p of the sign-flip test is larger."""
+    return _detectable(n, alpha) * sd if 2 / 2**n < alpha else math.inf
+
+
+@functools.lru_cache
+def _detectable(n: int, alpha: float) -> float:
+    """`detectable` in units of the SD.  Where n pairs have few flips, the test needs more than the t approximation
+    says, and its power is counted on DRAWS samples of normal differences."""
+    found = _approximately(n, alpha)
+    if n > FEW:
+        return found
+    noise, flips = np.random.default_rng(stream(0, "power", n)).standard_normal((DRAWS, n)), _all_signs(n)[: 2**n // 2]
+
+    def power(shift: float) -> float:
+        d = noise + shift
+        return ((np.abs(d @ flips.T) >= np.abs(d.sum(1, keepdims=True)) * (1 - 1e-12)).mean(1) < alpha).mean()
+
+    low, high = 0.9 * found, 3 * found
+    while high - low > 0.005 * found:
+        middle = (low + high) / 2
+        low, high = (middle, high) if power(middle) < POWER else (low, middle)
+    return high
+
+
+def _approximately(n: int, alpha: float) -> float:
+    return float((stdtrit(n - 1, 1 - alpha / 2) + stdtrit(n - 1, POWER)) / math.sqrt(n))
 
 
 def replicates_needed(sd: float, delta: float, alpha: float = ALPHA) -> int:
     """Number of pairs after which a difference of delta is detectable; at most 10,000 are counted."""
-    n = next((n for n in range(3, 200) if detectable(sd, n, alpha) <= delta), None)
+    close = (n for n in range(3, 200) if 0.95 * _approximately(n, alpha) * sd <= delta)  # the exact answer takes longer
+    n = next((n for n in close if detectable(sd, n, alpha) <= delta), None)
     return n or min(10_000, math.ceil(((ndtri(1 - alpha / 2) + ndtri(POWER)) * sd / delta) ** 2))
 
 
@@ -108,19 +134,42 @@ def compare(d: np.ndarray) -> Comparison:
     )
 
 
-def verdict(c: Comparison, direction: int, delta: float, failed: float = 0.0, corrected_for: int = 1) -> str:
+def compare_events(d: np.ndarray) -> Comparison:
+    """`compare` for differences of what happens in a run or does not.  Where no pair differs, Student's interval has no
+    width; the exact bounds of the share of pairs that differ take its place: at n = 10 it may still be .26 (90 %)."""
+    c = compare(d)
+    if c.n < 2 or np.any(d):
+        return c
+    reach, reach90 = (1 - (1 - level) ** (1 / c.n) for level in (0.975, 0.95))
+    return dataclasses.replace(c, low=-reach, high=reach, low90=-reach90, high90=reach90)
+
+
+ONLY = " on these splits only"  # an answer that the overlap of the splits takes away again
+
+
+def verdict(
+    c: Comparison, direction: int, delta: float, failed: float = 0.0, corrected_for: int = 1, overlap: float = 0.0
+) -> str:
     """The words for a comparison.  `direction` is the claimed sign, `delta` the smallest effect of interest, `failed`
-    the share of runs that did not finish, `corrected_for` the number of questions that share the error of 5 %."""
+    the share of runs that did not finish, `corrected_for` the number of questions that share the error of 5 %, and
+    `overlap` that of `t_interval` where replicates split the same stays: an answer that its wider interval no longer
+    gives holds ONLY for these splits."""
     if delta <= 0 or direction not in (1, -1):
         raise UserError(f"a question needs a direction of +1 or -1 and a delta above 0; got {direction} and {delta}")
     if failed > MOST_FAILED or c.n < 2:
         return f"not evaluable: {failed:.0%} of the runs failed" if failed else f"not evaluable at n={c.n}"
+    wider = math.sqrt(1 + c.n * overlap)
     if c.p_holm < ALPHA:
+        only = ONLY if overlap and abs(c.estimate) <= wider * (c.high - c.estimate) else ""
         if np.sign(c.estimate) != direction:
-            return "refuted: harmful"
-        return "supported" if abs(c.estimate) >= delta else "supported, below the size of interest"
+            return "refuted: harmful" + only
+        return ("supported" if abs(c.estimate) >= delta else "supported, below the size of interest") + only
     if -delta < c.low90 and c.high90 < delta:
-        return "refuted: negligible"
+        reach = abs(c.estimate) + wider * (c.high90 - c.estimate)
+        return "refuted: negligible" + (ONLY if overlap and reach >= delta else "")
+    if not c.sd:
+        more = math.ceil(math.log(ALPHA) / math.log1p(-delta))
+        return f"undecided at n={c.n} (no pair differs; {more} such replicates would refute it)"
     alpha = ALPHA / corrected_for  # what the first step of Holm's method asks for
     seen = detectable(c.sd, c.n, alpha)
     return (

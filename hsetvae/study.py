@@ -21,11 +21,12 @@ from .config import UserError
 from .declaration import Control, Question, Study
 from .designs import expand, plan, table_hash
 from .files import write_atomically
-from .statistics import Comparison, compare, holm, verdict
+from .statistics import Comparison, compare, compare_events, holm, verdict
 
 DIVERGED = "TrainingDiverged"  # how the error of a run begins whose training diverged: a result, not a mishap
 # what the words of a paired comparison mean where the other side is a fixed value that nothing was changed from
 AT_A_BOUND = {"refuted: harmful": "refuted", "refuted: negligible": "undecided (closer to the bound than matters)"}
+NOT_SEEN = ("refuted: negligible", "undecided")  # not earned by a change that has no room to show itself
 COMPARED = [f.name for f in dataclasses.fields(Comparison)]
 HASHES = dict.fromkeys(("id", "declaration", "code", "table"), str)  # may look like numbers
 # differ between equal runs
@@ -59,6 +60,11 @@ def _ended(record: dict[str, Any]) -> bool:
 
 def published(study: Study, budget: str) -> Path:
     return study.folder / "results" / f"{study.elsewhere + '-' if study.elsewhere else ''}{budget}.csv"
+
+
+def replicated(study: Study, budget: str) -> Path:
+    """Where records of the same runs lie that another machine has made."""
+    return published(study, f"{budget}_replication")
 
 
 def local_records(study: Study, budget: str = "", design: str = "") -> pd.DataFrame:
@@ -210,6 +216,12 @@ class _Table:
         failed = self.failed & ~self.diverged if question.endpoint == "diverged" else self.failed
         return float(failed[[self.place[name] for name in arms]].mean())
 
+    def reference(self, question: Question) -> float:
+        """Mean of a question's endpoint over the runs without the change; NaN where none has it."""
+        arms = [self.place[c.reference.name] for c in self.contrasts if c.question == question.name and c.reference]
+        values = self.values[arms, :, self.measures.index(question.endpoint)]
+        return float(values[~np.isnan(values)].mean()) if np.isfinite(values).any() else np.nan
+
 
 def effects(study: Study, records: pd.DataFrame, question: str, measure: str, design: str = "") -> pd.Series:
     """Paired differences changed − reference of a measure, one per replicate (index), averaged over the question's
@@ -244,16 +256,21 @@ def summary(study: Study, records: pd.DataFrame, design: str = "") -> pd.DataFra
         for (measure, e), d in zip(study.endpoints.items(), table.differences(q.name).T, strict=True):
             if q.bound is None or measure == q.endpoint:
                 place = {"question": q.name, "endpoint": measure, "family": e.family, "primary": measure == q.endpoint}
-                rows.append(place | vars(compare(d[~np.isnan(d)])))
+                how = compare_events if measure == "diverged" else compare
+                rows.append(place | vars(how(d[~np.isnan(d)])))
     for corrected in {(row["family"], row["primary"]) for row in rows}:
         together = [row for row in rows if (row["family"], row["primary"]) == corrected]
         for row, p in zip(together, holm([row["p"] for row in together]), strict=True):
             row |= {"p_holm": float(p), "corrected_for": len(together), "verdict": ""}
     for row in (row for row in rows if row["primary"]):
         q, c = study.questions[row["question"]], Comparison(**{name: row[name] for name in COMPARED})
-        delta = study.endpoints[row["endpoint"]].delta
-        words = verdict(c, q.direction, delta, table.failed_share(q), row["corrected_for"])
-        row["verdict"] = words if q.bound is None else AT_A_BOUND.get(words, words)
+        e, failed = study.endpoints[row["endpoint"]], table.failed_share(q)
+        words = verdict(c, q.direction, e.delta, failed, row["corrected_for"], study.overlap)
+        if q.bound is not None:
+            words = AT_A_BOUND.get(words, words)
+        elif words.startswith(NOT_SEEN) and e.room(at := table.reference(q), q.direction) < e.delta:
+            words = f"not evaluable: no room to move (the reference is at {at:.3g})"
+        row["verdict"] = words
     return pd.DataFrame(rows)
 
 
@@ -306,37 +323,7 @@ def _held(control: Control, arm: pd.DataFrame, reference: pd.DataFrame) -> tuple
     return f"{control.measure} from {low:g} to {high:g}", f"{control.measure} {mean:.3g}", bool(low <= mean <= high)
 
 
-# --- reports ---------------------------------------------------------------------------------------------------------
-
-
-def report(study: Study, budget: str = "", design: str = "") -> str:
-    """The verdicts of a design as text, with what failed.  Raises StaleRecords when records are missing."""
-    design = study.design(design).name
-    records = load_records(study, budget, design)
-    budget = budget or study.design(design).budget
-    runs = records.drop_duplicates("id")
-    lines = [f"{study.title}: design {design}, {len(runs)} runs, {records['replicate'].nunique()} replicates, "
-             f"budget {budget}", ""]  # fmt: skip
-    if design == "controls":
-        for row in control_table(study, records).itertuples():
-            state = "holds" if row.holds else "DOES NOT HOLD"
-            lines += [f"{row.control}: {row.claim}", f"  {state}: wanted {row.wanted}, seen {row.seen}, n={row.n}"]
-    else:
-        table = summary(study, records, design)
-        for row in table[table["primary"]].itertuples():
-            q, e = study.questions[row.question], study.endpoints[row.endpoint]
-            against = "" if q.bound is None else f" beyond {q.bound:g}"
-            lines += [
-                f"{q.name}: {q.claim}",
-                f"  {row.verdict}",
-                f"  {e.name} {row.estimate:+.4f} [{row.low:+.4f}, {row.high:+.4f}]{against}, claimed "
-                f"{'up' if q.direction > 0 else 'down'}, matters from {e.delta:g}, Holm p {row.p_holm:.3g}, n={row.n}",
-            ]
-    failed = runs[runs["status"] != "finished"]
-    lines += ["", f"{len(failed)} runs failed"] + [f"  {row.id}: {row.error}" for row in failed.itertuples()]
-    if other := int((runs["declaration"] != study.key).sum()):
-        lines.append(f"{other} runs were made before the declaration was last changed")
-    return "\n".join(lines)
+# --- what is there --------------------------------------------------------------------------------------------------
 
 
 def status(study: Study, budget: str = "", design: str = "") -> pd.DataFrame:

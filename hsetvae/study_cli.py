@@ -88,8 +88,8 @@ def study_run(
         failures = run_suite(compared, workers, scheduler, design, published=published)
         print(table(compared, design))
         raise typer.Exit(1 if failures else 0)
-    from .study import report
     from .sweep import describe_run, run_study
+    from .verdicts import report
 
     declared = _study(study, data, outcomes)
     if show and index is None:
@@ -169,8 +169,7 @@ def study_report(
 
         print(table(_suite(suite, data, outcomes, budget=budget), design))
         return
-    from .study import report
-    from .verdicts import as_text, verdicts
+    from .verdicts import as_text, report, verdicts
 
     declared = _study(study, data, outcomes)
     print(report(declared, budget, design) if design or budget else as_text(verdicts(declared)))

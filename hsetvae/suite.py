@@ -54,6 +54,13 @@ class Suite:
     shares: tuple[float, float, float]
     designs: dict[str, tuple[int, tuple[Entrant, ...]]]  # name -> number of splits, entrants
 
+    @property
+    def overlap(self) -> float:
+        """Test stays per stay learned from (see `statistics.t_interval`); the simple models and a refit learn from the
+        validation stays, too."""
+        *learned, scored = self.shares
+        return scored / sum(learned)
+
     def design(self, name: str = "") -> tuple[str, int, tuple[Entrant, ...]]:
         """Name, number of splits and entrants of a design; the first one when the name is empty."""
         name = name or next(iter(self.designs))

@@ -160,3 +160,36 @@ def publish_verdicts(study: Study, budget: str = "") -> list[Path]:
     table, written = verdicts(study), [published(study, "verdicts")]
     write_atomically(written[0], table.to_csv(index=False).encode())
     return written + renewed(study.folder.parent, lambda language: sections(study, table, language))
+
+
+# --- one design ------------------------------------------------------------------------------------------------------
+
+
+def report(study: Study, budget: str = "", design: str = "") -> str:
+    """The verdicts of a design as text, with what failed.  Raises StaleRecords when records are missing."""
+    design = study.design(design).name
+    records = load_records(study, budget, design)
+    budget = budget or study.design(design).budget
+    runs = records.drop_duplicates("id")
+    lines = [f"{study.title}: design {design}, {len(runs)} runs, {records['replicate'].nunique()} replicates, "
+             f"budget {budget}", ""]  # fmt: skip
+    if design == "controls":
+        for row in control_table(study, records).itertuples():
+            state = "holds" if row.holds else "DOES NOT HOLD"
+            lines += [f"{row.control}: {row.claim}", f"  {state}: wanted {row.wanted}, seen {row.seen}, n={row.n}"]
+    else:
+        table = summary(study, records, design)
+        for row in table[table["primary"]].itertuples():
+            q, e = study.questions[row.question], study.endpoints[row.endpoint]
+            against = "" if q.bound is None else f" beyond {q.bound:g}"
+            lines += [
+                f"{q.name}: {q.claim}",
+                f"  {row.verdict}",
+                f"  {e.name} {row.estimate:+.4f} [{row.low:+.4f}, {row.high:+.4f}]{against}, claimed "
+                f"{'up' if q.direction > 0 else 'down'}, matters from {e.delta:g}, Holm p {row.p_holm:.3g}, n={row.n}",
+            ]
+    failed = runs[runs["status"] != "finished"]
+    lines += ["", f"{len(failed)} runs failed"] + [f"  {row.id}: {row.error}" for row in failed.itertuples()]
+    if other := int((runs["declaration"] != study.key).sum()):
+        lines.append(f"{other} runs were made before the declaration was last changed")
+    return "\n".join(lines)

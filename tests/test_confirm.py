@@ -15,7 +15,7 @@ from hsetvae.config import UserError
 from hsetvae.confirm import confirm, confirm_suite
 from hsetvae.declaration import Study
 from hsetvae.designs import code_hash, expand
-from hsetvae.study import StaleRecords, load_records, local_records, publish, runs_folder, status
+from hsetvae.study import StaleRecords, load_records, local_records, publish, replicated, runs_folder, status
 from hsetvae.suite import jobs_of, load_suite
 from hsetvae.sweep import run_study
 
@@ -70,6 +70,8 @@ def test_arms_whose_small_runs_are_the_same_keep_their_records(study, made, tmp_
     table = table.assign(id=table["id"].replace(dict(zip(now, then, strict=True))), code=code)
     table["auroc"] += 1e-3  # made on a processor that rounds otherwise
     table.to_csv(path, index=False)
+    again = replicated(study, "smoke")
+    table.to_csv(again, index=False)
 
     found = confirm(study, "smoke", before)
     assert (found.arms, found.records) == (2, 2), "reference and beta"
@@ -77,6 +79,7 @@ def test_arms_whose_small_runs_are_the_same_keep_their_records(study, made, tmp_
     kept = pd.read_csv(path, dtype={"id": str})
     assert (kept["auroc"] == table["auroc"]).all(), "the published numbers stay"
     assert sorted(kept["code"]) == sorted([code_hash(study.notebook)] * 2 + [code] * 2)
+    assert pd.read_csv(again, dtype={"id": str})["id"].tolist() == kept["id"].tolist()
     shutil.rmtree(runs_folder(study))
     assert status(study, "smoke").set_index("arm")["missing"].to_dict() == {
         "reference": 0, "pooling": 1, "beta + pooling": 1, "beta": 0

@@ -79,6 +79,7 @@ def test_the_words_follow_the_interval_and_the_direction_of_the_metric():
     assert wording("auroc", compare(np.array([0.02, -0.02, 0.01, -0.01])), "x").startswith("not told apart from x")
     assert wording("auroc", compare(np.array([0.02, 0.021, 0.019])), "x") == "better than x, p is at least 0.25 at n=3"
     assert wording("auroc", compare(np.array([0.02])), "x") == "not compared with x at n=1"
+    assert wording("auroc", up, "x", only_here=True) == "better than x on these splits only"
     wild = compare(np.array([0.001] * 7 + [0.1]))  # all of one sign, and one so large that the interval holds zero
     assert wild.low < 0 and wording("auroc", wild, "x").endswith(", but p by sign flips is below")
 

@@ -20,87 +20,15 @@ from hsetvae.designs import _dumped, code_hash, expand
 from hsetvae.simulate import simulate
 from hsetvae.study import (
     StaleRecords,
-    effects,
-    interaction,
     load_records,
     local_records,
     publish,
-    report,
     runs_folder,
-    summary,
 )
 from hsetvae.sweep import describe_run, run_study
+from hsetvae.verdicts import report
 
 ABLATIONS = Path(__file__).resolve().parents[1] / "ablations"
-
-
-DECLARED = load_study(ABLATIONS / "study.toml")
-
-
-def made_up(study, effect):
-    """Records of the factorial in which `changed` beta adds `effect` to every measure, more so with changed pooling."""
-    rows = []
-    for spec in expand(study):
-        noise = np.random.default_rng([spec.replicate, len(spec.arm.settings)]).normal(0, 1e-3)
-        beta, both = "beta" in spec.arm.name, spec.arm.name == "beta + pooling"
-        value = spec.replicate + effect * beta + 0.2 * both + noise
-        rows.append({"id": spec.id, "arm": spec.arm.name, "beta": "changed" if beta else "reference",
-                     "pooling": "changed" if "pooling" in spec.arm.name else "reference",
-                     "replicate": spec.replicate, "status": "finished", "error": "",
-                     "declaration": study.key, **dict.fromkeys(study.endpoints, value)})  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def test_effects_are_paired_and_averaged_over_the_other_factor(study):
-    records = made_up(study, effect=0.5)
-    d = effects(study, records, "beta", "auroc")
-    assert len(d) == 10 and d.to_numpy() == pytest.approx(np.full(10, 0.6), abs=0.01)
-    assert interaction(study, records, "beta", "pooling", "auroc").to_numpy() == pytest.approx(
-        np.full(10, 0.1), abs=0.01
-    )
-
-
-def test_verdicts_follow_from_the_records_and_failed_runs_count(study):
-    records = made_up(study, effect=0.5)
-    found = summary(study, records).query("primary").set_index("question")["verdict"]
-    assert found["beta"] == "supported"
-    few = records.assign(status=["failed"] * 7 + ["finished"] * (len(records) - 7))
-    found = summary(study, few).query("primary").set_index("question")["verdict"]
-    assert found["beta"] == "supported", "17.5 % may fail"
-    broken = records.assign(status=["failed"] * 12 + ["finished"] * (len(records) - 12))
-    found = summary(study, broken).query("primary").set_index("question")["verdict"]
-    assert found["beta"].startswith("not evaluable: 30% of the runs failed")
-
-
-def test_a_pair_with_a_failed_run_drops_out():
-    values = {"reference": [1.0, 2.0, np.nan], "clamp": [1.5, np.nan, 3.0]}
-    rows = [
-        {"arm": arm, "replicate": r, "mi": x, "status": "finished" if x == x else "failed"}
-        for arm, column in values.items()
-        for r, x in enumerate(column)
-    ]
-    d = effects(DECLARED, pd.DataFrame(rows), "clamp", "mi", "add")
-    assert d.to_dict() == {0: 0.5}
-
-
-def test_divergence_is_a_result_where_it_is_asked_for_and_a_failure_elsewhere():
-    rows = [{"arm": arm, "replicate": r, "status": "failed" if arm == "no_clipping" else "finished", "error": "",
-             "diverged": float(arm == "no_clipping"), **dict.fromkeys(set(DECLARED.endpoints) - {"diverged"}, 0.1 * r)}
-            for arm in ("reference", "no_clipping", "index_only") for r in range(10)]  # fmt: skip
-    table = summary(DECLARED, pd.DataFrame(rows), "add").query("primary").set_index("question")
-    assert table.loc["no_clipping", "verdict"] == "supported" and table.loc["no_clipping", "estimate"] == 1
-    assert table.loc["index_only", "verdict"] == "refuted: negligible"
-    assert table.loc["beta", "verdict"].startswith("not evaluable")
-
-
-def test_a_bound_takes_the_place_of_a_reference():
-    near = "undecided (closer to the bound than matters)"
-    for level, words in ((0.3, "supported"), (0.7, "refuted"), (0.455, near)):
-        rows = [{"arm": "reference", "replicate": r, "status": "finished", "au_ratio": level + r / 100}
-                for r in range(10)]  # fmt: skip
-        table = summary(DECLARED, pd.DataFrame(rows), "add").query("question == 'dead_units'")
-        assert table["verdict"].tolist() == [words]
-        assert table["estimate"].item() == pytest.approx(level + 0.045 - 0.5)
 
 
 def test_an_arm_of_ones_own_is_one_entry_and_nothing_else_runs_again(study):
@@ -207,14 +135,6 @@ def test_a_renamed_parameter_of_the_notebook_is_refused_before_anything_runs(stu
     with pytest.raises(UserError, match=r'no parameter "replicate"; did you mean "replicates"'):
         run_study(study, "smoke", workers=1, progress=False)
     assert not runs_folder(study).exists()
-
-
-def test_published_records_of_other_code_are_stale(study):
-    records = made_up(study, 0.5).assign(id="0")
-    (study.folder / "results").mkdir()
-    records.to_csv(study.folder / "results" / "standard.csv", index=False)
-    with pytest.raises(StaleRecords, match="40 of 40 runs are missing"):
-        load_records(study, "standard")
 
 
 OWN = """

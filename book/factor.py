@@ -1,0 +1,161 @@
+"""A crossed factor on its page: prediction, verdict, figure, tables, from the declaration and the records."""
+
+from __future__ import annotations
+
+import html
+
+import pandas as pd
+from bookkit import (
+    BUDGET,
+    DIRECTIONS,
+    STUDY,
+    box,
+    effects_table,
+    picture,
+    records,
+    settings_text,
+    signed,
+    study_provenance,
+    table,
+)
+from IPython.display import HTML, display
+
+from hsetvae import plots
+from hsetvae.designs import expand
+from hsetvae.statistics import compare
+from hsetvae.study import StaleRecords, effects, interactions, load_records, summary
+
+
+class Factor:
+    """One page's view of a crossed factor: everything on it comes from the declaration and the records."""
+
+    def __init__(self, name: str, budget: str = BUDGET) -> None:
+        self.q, self.budget = STUDY.questions[name], budget
+        self.e = STUDY.endpoints[self.q.endpoint]
+
+    def verdict(self) -> None:
+        if records(self.budget) is None:
+            return
+        row = effects_table(self.budget).query("primary and question == @self.q.name").iloc[0]
+        kind = "tip" if row.verdict.startswith("supported") else "warning" if "refuted" in row.verdict else "note"
+        box(f"Verdict: {row.verdict}",
+            f"<p>{html.escape(self.q.claim)}. Judged by {self.judge()}; claimed: {DIRECTIONS[self.q.direction]}; "
+            f"seen: {signed(row)} {html.escape(self.e.unit)} at n = {row.n}, Holm-corrected p = {row.p_holm:.3g}; "
+            f"matters from {self.e.delta:g}.</p>", kind)  # fmt: skip
+
+    def judge(self) -> str:
+        """The endpoint by its name and in words, as HTML."""
+        return f"<code>{self.e.name}</code> ({html.escape(self.e.text)})"
+
+    def prediction(self) -> None:
+        """What was written down before the runs."""
+        display(HTML(
+            f"<p>Declared before the runs: {self.judge()} is claimed to go {DIRECTIONS[self.q.direction]}, "
+            f"and we expected {'it to go ' * (self.q.expected != 0)}{DIRECTIONS[self.q.expected]}. "
+            f"{html.escape(self.q.why)} "
+            f"A difference below {self.e.delta:g} {html.escape(self.e.unit)} would not matter.</p>"
+        ))  # fmt: skip
+
+    def arms(self) -> None:
+        names = self.q.changed
+        base = STUDY.config(budget=self.budget).to_dict() | self.q.reference
+        table([{"setting": n, "reference": str(base[n]), "changed": str(self.q.changed[n])} for n in names])
+
+    def figure(self) -> None:
+        if records(self.budget) is None:
+            return box("Nothing to draw", "<p>There is no result until the runs are made again; see the top.</p>")
+        r, name, measure = records(self.budget), self.q.name, self.e.name
+        parts = {"mean over the other factors": effects(STUDY, r, name, measure)}
+        for other in (f for f in STUDY.factorial if f != name):
+            for level in ("reference", "changed"):
+                setting = settings_text(getattr(STUDY.questions[other], level))
+                parts[f"with {setting}"] = effects(STUDY, r[r[other] == level], name, measure)
+        rows = pd.DataFrame([{"label": label, **vars(compare(d.to_numpy()))} for label, d in parts.items()])
+        dots = pd.concat([pd.DataFrame({"label": label, "difference": d}) for label, d in parts.items()])
+        n = len(r["replicate"].unique())
+        alt = "; ".join(f"{row.label}: {signed(row)}" for _, row in rows.iterrows())
+        picture(plots.forest(rows, dots, self.e.delta, self.e.unit), f"Effects on {measure}, n = {n}. {alt}",
+                f"Effect of {settings_text(self.q.changed)} instead of {settings_text(self.q.reference)} on {measure}; "
+                f"n = {n} replicates, {len(r)} runs.")  # fmt: skip
+        self.reading(rows, next(iter(parts.values())))
+
+    def reading(self, rows: pd.DataFrame, differences: pd.Series) -> None:
+        """The figure in words."""
+        top, held = rows.iloc[0], rows.iloc[1:]
+        d = self.e.delta
+        inside, outside = -d < top.low and top.high < d, top.low > d or top.high < -d
+        where = "within the band" if inside else "beyond the band" if outside else "partly within the band"
+        low, high = held.loc[held["estimate"].idxmin()], held.loc[held["estimate"].idxmax()]
+        display(HTML(
+            "<p>Each dot is one replicate: in the top row the paired difference of the two settings, averaged over the "
+            "other three factors; in a row below one of these factors is held at one setting. "
+            f"The line is the 95 % interval of the mean, the grey band is ±{d:g}, the smallest effect of interest. "
+            f"In the top row {(differences > 0).sum()} of {len(differences)} replicates are above zero, and the "
+            f"interval lies {where}. The rows below range from {low.estimate:+.3f} ({html.escape(low.label)}) to "
+            f"{high.estimate:+.3f} ({html.escape(high.label)}).</p>"
+        ))  # fmt: skip
+
+    def table(self) -> None:
+        if records(self.budget) is not None:
+            self._endpoints(effects_table(self.budget))
+
+    def _endpoints(self, found: pd.DataFrame, overlap: float = 0.0) -> None:
+        """The effect on every endpoint; where splits share their stays, with the interval that counts this."""
+
+        def wider(row) -> dict[str, str]:
+            reach = (row.high - row.estimate) * ((1 + row.n * overlap) ** 0.5 if row.sd else 1)
+            return {"[95 %], overlap counted": f"[{row.estimate - reach:+.3f}, {row.estimate + reach:+.3f}]"}
+
+        table([
+            {"endpoint": row.endpoint + (" (primary)" if row.primary else ""), "difference [95 %]": signed(row),
+             **(wider(row) if overlap else {}), "matters from": STUDY.endpoints[row.endpoint].delta,
+             "p": f"{row.p:.3g}", "p (Holm)": f"{row.p_holm:.3g}", "positive": f"{row.positive:.0%}", "n": row.n}
+            for _, row in found.query("question == @self.q.name").iterrows()
+        ])  # fmt: skip
+
+    def interactions(self) -> None:
+        if records(self.budget) is None:
+            return
+        rows = interactions(STUDY, records(self.budget), self.q.name)
+        table([
+            {"with": row.other, "endpoint": row.endpoint, "interaction [95 %]": signed(row),
+             "p (Holm)": f"{row.p_holm:.3g}"}
+            for _, row in rows.iterrows()
+        ])  # fmt: skip
+
+    def mechanism(self) -> None:
+        if records(self.budget) is None:
+            return
+        r = records(self.budget)[records(self.budget)["status"] == "finished"]
+        rows = []
+        for measure in self.q.mechanism:
+            means = r.groupby(self.q.name)[measure].mean()
+            row = pd.Series(vars(compare(effects(STUDY, r, self.q.name, measure).to_numpy())))
+            rows.append({"measure": measure, "reference": means.get("reference"), "changed": means.get("changed"),
+                         "difference [95 %]": signed(row)})  # fmt: skip
+        table(rows)
+
+    def elsewhere(self) -> None:
+        """The verdict on the same question from every other table that the study declares, and all endpoints there."""
+        for name, study in ((name, STUDY.on(other.source)) for name, other in STUDY.tables.items()):
+            try:
+                found = summary(study, load_records(study, design="factorial"), "factorial")
+            except StaleRecords:
+                box(f"On {name}", "<p>The present code and declaration have no complete records there.</p>")
+                continue
+            row = found.query("primary and question == @self.q.name").iloc[0]
+            box(f"On {name}: {row.verdict}", f"<p>Seen: {signed(row)} in {self.judge()}, n = {row.n}.</p>")
+            self._endpoints(found, study.overlap)
+
+    def reproduce(self) -> None:
+        specs = expand(STUDY, self.budget, "factorial")
+        index = next(i for i, spec in enumerate(specs) if spec.arm.settings == self.q.changed)
+        code = (
+            f"make ablations                                   # all runs, records and pages\n"
+            f"hsetvae study run --index {index:<3}                    # one run: only {settings_text(self.q.changed)}\n"
+            f"hsetvae study run --data events.csv --outcomes outcomes.csv   # on other data"
+        )
+        display(HTML(f"<pre>{html.escape(code)}</pre>"))
+
+    def provenance(self) -> None:
+        study_provenance(self.budget)
