@@ -60,7 +60,7 @@ book: $(ENVIRONMENT)  ## build the book from scratch; every page is executed, ev
 	$(JUPYTER_BOOK)
 
 lab: $(ENVIRONMENT)  ## open JupyterLab: every page of the book and ablations/run.ipynb run as notebooks
-	JUPYTER_CONFIG_PATH=$(CURDIR)/book/_lab jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/book
+	JUPYTER_CONFIG_PATH="$(CURDIR)/book/_lab" jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/book
 
 smoke: $(ENVIRONMENT)  ## run the ablation suite at its smallest, to see that it runs (about a minute)
 	hsetvae study run --budget smoke
@@ -79,7 +79,7 @@ pdf: $(ENVIRONMENT)  ## print the whole book to book/_build/hsetvae.pdf (needs C
 	@test -n "$(CHROMIUM)" || { echo "make pdf prints with Chromium: install it or say where it is, CHROMIUM=/path"; exit 1; }
 	rm -rf book/_build
 	$(JUPYTER_BOOK) --builder singlehtml
-	$(CHROMIUM) --headless --no-sandbox --disable-gpu --virtual-time-budget=60000 --no-pdf-header-footer \
+	"$(CHROMIUM)" --headless --no-sandbox --disable-gpu --virtual-time-budget=60000 --no-pdf-header-footer \
 	  --print-to-pdf=book/_build/hsetvae.pdf book/_build/singlehtml/index.html 2>/dev/null
 	@echo "The book as a PDF: $(CURDIR)/book/_build/hsetvae.pdf"
 

@@ -69,8 +69,12 @@ def _write(path: Path, content: bytes) -> None:
     print(f"wrote {path}", file=sys.stderr)
 
 
-def _names(text: str | None) -> list[str] | None:
-    return [name.strip() for name in text.split(",")] if text else None
+def _names(text: str | None, option: str) -> list[str] | None:
+    """What an option lists; None where it was not given."""
+    names = [name.strip() for name in (text or "").split(",")]
+    if text is not None and not all(names):
+        raise UserError(f'{option} "{text}" names nothing, or has a comma too many: write names as a,b')
+    return names if text is not None else None
 
 
 @app.command()
@@ -92,7 +96,7 @@ def train(
     from .data import split
 
     cohort = _cohort(data, outcomes)
-    parts = split(cohort, seed, fit=_names(fit), score=_names(score))
+    parts = split(cohort, seed, fit=_names(fit, "--fit"), score=_names(score, "--score"))
     if preset.value not in PRESETS:
         from .baselines import train_baseline
 
@@ -163,9 +167,11 @@ def _score_over(loaded, cohort, index, hours: str, calibrated: bool, figure: Pat
     from .report import png
 
     try:
-        asked = [float(hour) for hour in _names(hours)]
+        asked = [float(hour) for hour in hours.split(",")]
     except ValueError:
-        raise UserError(f'--hours "{hours}" are not numbers: write them as 6,12,24') from None
+        asked = []
+    if not asked or not all(0 <= hour < float("inf") for hour in asked):
+        raise UserError(f'--hours "{hours}" are not hours from 0 on: write them as 6,12,24')
     table = over_hours(loaded, cohort, index, asked, calibrated)
     if figure is not None:
         _write(figure, png(drawn(table)))
@@ -256,7 +262,7 @@ def physionet2012(
     from .events import write_cohort
     from .physionet import load_challenge2012
 
-    cohort, report = load_challenge2012(source, tuple(_names(sets)), clean=clean)
+    cohort, report = load_challenge2012(source, tuple(_names(sets, "--sets")), clean=clean)
     write_cohort(cohort, out)
     print("\n".join(report.lines()))
     print(f"wrote {out}: {len(cohort)} stays, {len(cohort.value)} events")

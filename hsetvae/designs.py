@@ -202,7 +202,8 @@ def _data_key(data: dict[str, Any], table: str) -> str:
 @functools.lru_cache
 def file_hash(path: Path, modified: int) -> str:
     """Hash of a file's content; `modified`, its time of change in ns, tells when to read it again."""
-    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+    with path.open("rb") as file:  # piece by piece: a table may be larger than memory
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def _names(node: ast.AST) -> set[str]:

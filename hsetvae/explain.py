@@ -125,5 +125,7 @@ def deletion_ratio(table: pd.DataFrame, against: str = "events_at_random", seed:
     bootstrap over stays)."""
     named, random = table["named"].to_numpy(), table[against].to_numpy()
     n = len(table)
+    if not n or not random.sum():
+        raise UserError("there is no ratio: no stay was explained, or no random event moves its logit")
     weight = np.random.default_rng(stream(seed, "deletion ratio")).multinomial(n, np.full(n, 1 / n), RESAMPLES)
     return float(named.sum() / random.sum()), *interval((weight @ named) / (weight @ random))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .cohort import Cohort
+from .cohort import Cohort, ragged_rows
 from .config import UserError, stream
 from .data import Batch
 from .decoders import SetPrediction
@@ -48,7 +48,7 @@ def _states(run, cohort: Cohort, index: np.ndarray):
         raise UserError("the index of stays is empty: name at least one stay, or give no index for all of them")
     for part, batch, output in passes(run.model, cohort, index, run.standardiser, run.config.max_sets, decode=False):
         stays = [str(s) for s in np.asarray(cohort.stays)[part][batch.row.numpy()]]
-        hours = batch.hours[batch.row, batch.column].double().numpy()
+        hours = cohort.hours[ragged_rows(cohort.first_set, part)[0]]  # a batch holds them in single precision
         yield output.h[batch.row, batch.column], pd.DataFrame({"stay": stays, "hours": hours}), output
 
 
@@ -95,7 +95,7 @@ def impute(run, cohort: Cohort, hidden: np.ndarray, index: np.ndarray | None = N
     said = reconstruct(run, seen, index)
     sets = np.repeat(np.arange(len(cohort.hours)), np.diff(cohort.first_event))  # set of each event
     stay_of_set = np.repeat(np.arange(len(cohort)), np.diff(cohort.first_set))
-    wanted_sets = np.concatenate([np.arange(cohort.first_set[i], cohort.first_set[i + 1]) for i in index])
+    wanted_sets, _ = ragged_rows(cohort.first_set, index)
     place = np.full(len(cohort.hours), -1)
     place[wanted_sets] = np.arange(len(wanted_sets))
     events = np.flatnonzero(hidden & (place[sets] >= 0))
@@ -118,6 +118,8 @@ def sample(run, sets: int, seed: int = 0, hours: float = 0.0) -> pd.DataFrame:
 
     Columns set, hours, variable, value in natural units; a drawn set may be empty and then has no row.
     """
+    if sets < 1:
+        raise UserError(f"sets = {sets}: ask for at least one set")
     decoder = _decoder(run, "current")
     generator = torch.Generator().manual_seed(stream(seed, "prior"))
     model: HSetVAE = run.model.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import os
@@ -69,7 +70,7 @@ def run_jobs(
             n_workers=min(workers, len(jobs)), threads_per_worker=1, processes=True, host="127.0.0.1",
             dashboard_address="127.0.0.1:0", memory_limit=0,
         )  # fmt: skip
-    with Client(cluster) as client:
+    with contextlib.nullcontext() if scheduler else cluster, Client(cluster) as client:
         done, waiting = total - len(jobs), iter(jobs)
         futures: dict[Future, Job] = {}
         ended = as_completed()
@@ -95,8 +96,6 @@ def run_jobs(
                     lost(job, f"KilledWorker: {error}".splitlines()[0])
                 feed()
                 bar.update(done, {}, text)
-        if scheduler is None:
-            cluster.close()
 
 
 def reachable(address: str) -> None:

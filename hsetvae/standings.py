@@ -21,7 +21,7 @@ from .files import write_atomically
 from .lineup import AVERAGE, Entrant
 from .readme import markdown, renewed
 from .statistics import ALPHA, ONLY, Comparison, compare, detectable, t_interval
-from .study import as_published, csv_of
+from .study import as_published, csv_of, each_once
 from .suite import (
     Suite,
     elsewhere,
@@ -195,8 +195,7 @@ def rows_at_hand(suite: Suite, design: str = "") -> pd.DataFrame:
     kept = kept[kept["design"] == design]
     if suite.data.is_file() or not len(kept):
         here, kept = as_published(rows_of(suite, design)), fitting(suite, kept)
-        rows = pd.concat([part for part in (here, kept) if len(part)] or [here])
-        rows = rows.drop_duplicates(["entrant", "seed"]) if len(rows) else rows
+        rows = each_once(here, kept, by=("entrant", "seed"))
     else:
         rows = fitting(suite, kept, here=False)
     if not len(rows):

@@ -21,6 +21,7 @@ from .config import UserError
 from .declaration import Control, Question, Study
 from .designs import expand, plan, table_hash
 from .files import write_atomically
+from .jobs import host_facts
 from .statistics import Comparison, compare, compare_events, holm, verdict
 
 DIVERGED = "TrainingDiverged"  # how the error of a run begins whose training diverged: a result, not a mishap
@@ -102,6 +103,16 @@ def published_ids(records: pd.DataFrame) -> set[str]:
     return {row["id"] for row in records.to_dict("records") if _ended(row)}
 
 
+def each_once(*tables: pd.DataFrame, by: tuple[str, ...] = ("id",)) -> pd.DataFrame:
+    """The records of several tables, each run once: a result comes before a failure, the first table before others."""
+    found = [table for table in tables if len(table)]
+    if not found:
+        return pd.DataFrame({name: [] for name in by})
+    both = pd.concat(found, ignore_index=True)
+    failed = [not _ended(row) for row in both[["status", "error"]].to_dict("records")]
+    return both.iloc[np.argsort(failed, kind="stable")].drop_duplicates(list(by)).sort_index().reset_index(drop=True)
+
+
 def load_records(study: Study, budget: str = "", design: str = "") -> pd.DataFrame:
     """The records of all runs of a design: this machine's where it has them, else the published ones that fit.
 
@@ -113,8 +124,7 @@ def load_records(study: Study, budget: str = "", design: str = "") -> pd.DataFra
     known = published_records(study, budget)
     specs = expand(study, budget, design, table=_table(study, known))
     local = as_published(records_of(study, [spec.id for spec in specs]))
-    found = [records for records in (local, known) if len(records)]
-    records = pd.concat(found).drop_duplicates("id") if found else pd.DataFrame({"id": []})
+    records = each_once(local, known)
     wanted = {spec.id for spec in specs}
     if missing := len(wanted - set(records["id"])):
         raise StaleRecords(
@@ -162,9 +172,9 @@ def publish(study: Study, budget: str = "", design: str = "") -> tuple[Path, int
         raise UserError(f"no run of design {study.design(design).name} has ended on this machine: run it first")
     known = {spec.id for name in study.designs for spec in expand(study, budget, name)}
     before = published_records(study, budget)
-    before = before[before["id"].isin(known - set(records["id"]))]
+    before = before[before["id"].isin(known)]
     path = published(study, budget)
-    both = pd.concat([records, before]) if len(before) else records
+    both = each_once(records, before)
     write_atomically(path, csv_of(both).encode())
     return path, len({spec.id for spec in specs} - set(both["id"]))
 
@@ -315,7 +325,8 @@ def control_table(study: Study, records: pd.DataFrame) -> pd.DataFrame:
 
 def _held(control: Control, arm: pd.DataFrame, reference: pd.DataFrame) -> tuple[str, str, bool]:
     if control.between is None:
-        a, b = (side.drop(columns=HOST, errors="ignore").sort_values("replicate") for side in (arm, reference))
+        of_machine = [*HOST, *host_facts()]
+        a, b = (side.drop(columns=of_machine, errors="ignore").sort_values("replicate") for side in (arm, reference))
         different = [n for n in a if not (a[n].reset_index(drop=True)).equals(b[n].reset_index(drop=True))]
         return "every number of the reference", f"measures that differ: {len(different)}", not different
     low, high = control.between

@@ -157,9 +157,13 @@ def _file_key(path: Path) -> str:
     return file_hash(path, path.stat().st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=1)
 def known_stays(data: str, outcomes: str, groups: tuple[str, ...]) -> Cohort:
-    """The stays with a known outcome of some groups; a worker reads them once."""
+    """The stays with a known outcome of some groups; a worker reads them once, and again when a file has changed."""
+    return _known_stays(data, outcomes, groups, tuple(Path(f).stat().st_mtime_ns for f in (data, outcomes) if f))
+
+
+@functools.lru_cache(maxsize=1)
+def _known_stays(data: str, outcomes: str, groups: tuple[str, ...], modified: tuple[int, ...]) -> Cohort:
     cohort, _ = read_cohort(data, outcomes or None)
     if groups and cohort.group is None:
         raise UserError(

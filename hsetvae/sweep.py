@@ -114,11 +114,13 @@ def execute(job: dict[str, Any]) -> dict[str, Any]:
     partial = folder / "partial.ipynb"
     error, result = "", {}
     try:
+        if code_hash(Path(job["notebook"])) != job["facts"]["code"]:
+            raise RuntimeError("this worker was started with other code than this study's: start the workers anew")
         how = {"engine_name": "warm", "kernel_name": "python3", "progress_bar": False}
         KERNEL_THREAD.submit(execute_notebook, job["notebook"], partial, job["parameters"], **how).result()
         result = json.loads((folder / "result.json").read_text())
         os.replace(partial, folder / "run.ipynb")
-    except (PapermillExecutionError, DeadKernelError, RuntimeError, OSError) as problem:
+    except (PapermillExecutionError, DeadKernelError, RuntimeError, ValueError, OSError) as problem:
         error = _last_line(problem)
     return write_record(job, "failed" if error else "finished", error, time.monotonic() - started, result)
 
@@ -168,6 +170,7 @@ def describe_run(study: Study, budget: str, design: str, index: int) -> str:
     design, budget = study.design(design).name, budget or study.design(design).budget
     options = {"source": "--data", "outcomes": "--outcomes"} if study.elsewhere else {}
     where = "".join(f" {options[name]} {file}" for name, file in spec.data.items() if name in options)
+    declared = "" if study.file == Path("ablations/study.toml").resolve() else f" --study {study.file}"
     lines = [
         f"run {index} of design {design}, budget {budget}: {spec.name}",
         f"id        {spec.id}",
@@ -175,7 +178,7 @@ def describe_run(study: Study, budget: str, design: str, index: int) -> str:
         f"changes   {json.dumps(spec.arm.settings)}" + (f", labels {spec.arm.labels}" if "labels" in spec.data else ""),
         f"common    {json.dumps({n: v for n, (v, _) in study.config(design, budget).differences(Config()).items()})}",
         f"data      {json.dumps(spec.data)}",
-        f"make it   hsetvae study run --design {design} --budget {budget} --index {index}{where}",
+        f"make it   hsetvae study run{declared} --design {design} --budget {budget} --index {index}{where}",
         f"or        papermill {study.notebook.name} out.ipynb -y '{json.dumps(job['parameters'])}'",
     ]
     return "\n".join(lines)

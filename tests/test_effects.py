@@ -1,5 +1,6 @@
 """From the records of a study to effects and verdicts."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,17 @@ import pytest
 
 from hsetvae.declaration import load_study
 from hsetvae.designs import expand
-from hsetvae.study import StaleRecords, effects, interaction, load_records, summary
+from hsetvae.study import (
+    StaleRecords,
+    control_table,
+    effects,
+    interaction,
+    load_records,
+    publish,
+    published,
+    runs_folder,
+    summary,
+)
 
 DECLARED = load_study(Path(__file__).resolve().parents[1] / "ablations" / "study.toml")
 
@@ -97,6 +108,35 @@ def test_a_bound_takes_the_place_of_a_reference():
         table = summary(DECLARED, pd.DataFrame(rows), "add").query("question == 'dead_units'")
         assert table["verdict"].tolist() == [words]
         assert table["estimate"].item() == pytest.approx(level + 0.045 - 0.5)
+
+
+def test_a_failure_here_takes_no_result_away(study):
+    """A worker that was killed on this machine says nothing of a run that another machine has finished."""
+    specs = expand(study, "smoke")
+    shared = {"declaration": study.key, "error": "", "seconds": 1.0, **dict.fromkeys(study.endpoints, 0.5)}
+    rows = [shared | {"id": s.id, "arm": s.arm.name, "replicate": s.replicate, "status": "finished"} for s in specs]
+    published(study, "smoke").parent.mkdir()
+    pd.DataFrame(rows).to_csv(published(study, "smoke"), index=False)
+    lost = {"id": specs[0].id, "arm": specs[0].arm.name, "replicate": 0, "status": "failed", "error": "KilledWorker: x"}
+    (runs_folder(study) / specs[0].id).mkdir(parents=True)
+    (runs_folder(study) / specs[0].id / "record.json").write_text(json.dumps(lost))
+    assert (load_records(study, "smoke")["status"] == "finished").all()
+    path, missing = publish(study, "smoke")
+    assert missing == 0 and (pd.read_csv(path)["status"] == "finished").all()
+    mended = lost | shared | {"status": "finished", "auroc": 0.75}
+    (runs_folder(study) / specs[0].id / "record.json").write_text(json.dumps(mended))
+    assert load_records(study, "smoke")["auroc"].max() == 0.75, "of two results the one of this machine counts"
+
+
+def test_a_bit_for_bit_control_compares_measures_and_not_machines():
+    row = {"arm": "reference", "replicate": 0, "status": "finished", "error": "", "cores": 2, "torch": "2"}
+    row |= dict.fromkeys(DECLARED.endpoints, 0.5)
+    table = pd.DataFrame([row, row | {"arm": "same", "cores": 4, "torch": "3"}])
+    control = next(c for c in DECLARED.controls.values() if c.name == "same")
+    held = control_table(DECLARED, table).set_index("control")
+    assert held.loc[control.name, "holds"]
+    other = control_table(DECLARED, table.assign(auroc=[0.5, 0.6])).set_index("control")
+    assert not other.loc[control.name, "holds"]
 
 
 def test_published_records_of_other_code_are_stale(study):

@@ -18,8 +18,9 @@ def measured(cohort) -> pd.DataFrame:
     sets = np.repeat(np.arange(len(cohort.hours)), np.diff(cohort.first_event))
     stay = np.repeat(np.arange(len(cohort)), np.diff(cohort.first_set))[sets]
     names = np.array(cohort.variables, dtype=object)[cohort.variable]
-    hours = cohort.hours[sets].astype(np.float32).astype(float)  # as a batch holds them
-    return pd.DataFrame({"stay": cohort.stays[stay], "hours": hours, "variable": names, "value": cohort.value})
+    return pd.DataFrame(
+        {"stay": cohort.stays[stay], "hours": cohort.hours[sets], "variable": names, "value": cohort.value}
+    )
 
 
 # --- reconstruct -----------------------------------------------------------------------------------------------------
