@@ -115,7 +115,7 @@ class Baseline:
 
     def predict(self, cohort: Cohort, index: np.ndarray | None = None) -> np.ndarray:
         """Probability of the outcome of the stays `index` (default: all) -> (n,)."""
-        index = np.arange(len(cohort)) if index is None else index
+        index = cohort.positions(index)
         if cohort.variables != self.variables:
             raise UserError("this table has other variables: read it with read_cohort(..., variables=run.variables)")
         if not len(index):
@@ -127,7 +127,7 @@ class Baseline:
 
         What a model of sets alone has, the likelihood of events and the KL, is None.  UserError without known outcomes.
         """
-        index = np.arange(len(cohort)) if index is None else index
+        index = cohort.positions(index)
         probability = self.predict(cohort, index)
         known = np.zeros(len(index), dtype=bool) if cohort.outcome is None else ~np.isnan(cohort.outcome[index])
         if not known.any():

@@ -170,7 +170,7 @@ def over_hours(
     All rows are of the same stays, `index` (default: those that the run has not seen); a stay that ended earlier counts
     with all it has.  With `calibrated` every hour has its own calibration.
     """
-    index = run.unseen(cohort) if index is None else index
+    index = cohort.positions(run.unseen(cohort) if index is None else index)
     known = np.zeros(0, dtype=int) if cohort.outcome is None else index[~np.isnan(cohort.outcome[index])]
     if not len(known):
         raise UserError("none of these stays has a known outcome: give the outcome table (--outcomes FILE)")

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .config import UserError
+
 AT_ONCE = 2**20  # events that a pass over all stays takes at a time
 
 
@@ -35,6 +37,22 @@ class Cohort:
     def __len__(self) -> int:
         return len(self.stays)
 
+    def positions(self, index: np.ndarray | None = None) -> np.ndarray:
+        """Positions of stays (n,): all by default, those that a mask (S,) marks, or `index` itself.
+
+        Raises UserError for a mask of another length and for positions that the cohort does not have.
+        """
+        index = np.arange(len(self)) if index is None else np.asarray(index)
+        if index.dtype == bool:
+            if index.shape != (len(self),):
+                raise UserError(f"a mask of shape {index.shape} does not mark {len(self)} stays: give one entry a stay")
+            return np.flatnonzero(index)
+        if index.ndim != 1 or (len(index) and not np.issubdtype(index.dtype, np.integer)):
+            raise UserError("stays are chosen by their positions, whole numbers, or by a mask with one entry a stay")
+        if wrong := [i for i in (index.min(initial=0), index.max(initial=0)) if not 0 <= i < max(len(self), 1)]:
+            raise UserError(f"there is no stay {wrong[0]}: the table has {len(self)}, counted from 0")
+        return index.astype(np.int64)
+
     def subset(self, index: np.ndarray) -> Cohort:
         """The stays of `index`, in that order."""
         index = np.asarray(index, dtype=np.int64)
@@ -55,6 +73,8 @@ class Cohort:
         A stay without a set until then keeps its first one, so that every stay can be scored.  What tells stays apart
         is their content: ask a run for its `unseen` stays before cutting them.
         """
+        if np.isnan(hours).any():
+            raise UserError("a stay cannot be cut at an hour that is no number: give hours since its start")
         limit = np.repeat(np.broadcast_to(hours, len(self)), np.diff(self.first_set))
         kept = self.hours <= limit
         kept[self.first_set[:-1]] = True

@@ -24,6 +24,7 @@ import pandas as pd
 from .config import UserError
 from .declaration import Study
 from .designs import code_hash, expand
+from .entrants import known_stays
 from .events import write_cohort
 from .files import write_atomically
 from .jobs import host_facts
@@ -38,7 +39,7 @@ from .study import (
     replicated,
     runs_folder,
 )
-from .suite import Suite, known_stays, published_rows
+from .suite import Suite, published_rows
 from .suite import published as published_table
 
 SMALL = "smoke"  # the budget of a study's small runs, on its declared data

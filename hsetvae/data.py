@@ -48,6 +48,8 @@ def split(
     training and validation share the groups of `fit` (default: all others) as `shares[0] : shares[1]`.
     Raises UserError for unknown or overlapping groups and when a part would be empty.
     """
+    if len(shares) != 3 or not all(0 <= share <= 1 for share in shares) or not sum(shares) > 0:
+        raise UserError(f"shares are three numbers from 0 to 1, to learn, to select and to test; they are {shares}")
     rng = np.random.default_rng(stream(seed, "split"))
     if fit is None and score is None:
         parts = _stratified(cohort, np.arange(len(cohort)), shares, rng)
@@ -82,6 +84,8 @@ def _groups(cohort: Cohort, fit: Sequence[str] | None, score: Sequence[str] | No
     score = [g for g in known if g not in fit] if score is None else score
     if both := sorted(set(fit) & set(score)):
         raise UserError(f"group {', '.join(both)} is both fitted and scored: a stay may be used for one of them only")
+    if not (fit and score):
+        raise UserError(f"nothing is left to {'score' if fit else 'fit'}: the table has the groups {', '.join(known)}")
     return np.flatnonzero(np.isin(cohort.group, fit)), np.flatnonzero(np.isin(cohort.group, score))
 
 

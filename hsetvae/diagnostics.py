@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 from sklearn.decomposition import PCA
+from torch import Tensor
 
 from .cohort import Cohort, ragged_rows
 from .config import Config, UserError, stream
@@ -58,7 +59,7 @@ def diagnose(
     training under "untrained".  Deterministic from `seed`.
     Raises UserError without stays, with other variables than the run's, or with a stay that is too long for the model.
     """
-    index = _chosen(cohort, run.unseen(cohort) if index is None else np.asarray(index), seed, most_sets)
+    index = _chosen(cohort, cohort.positions(run.unseen(cohort) if index is None else index), seed, most_sets)
     if state is not None:
         state = np.asarray(state, dtype=np.float64)[ragged_rows(cohort.first_set, index)[0]]
     part = cohort.subset(index)
@@ -137,7 +138,11 @@ def _network(o: Observed, cohort: Cohort, config: Config, standardiser: Standard
 
 
 def _latents(o: Observed, config: Config) -> dict:
-    """Per level (1 = nearest the data) and over all levels; decoder use = distortion with z shuffled − with its own."""
+    """Per level (1 = nearest the data) and over all levels; decoder use = distortion with z shuffled − with its own.
+
+    Of one level what it adds to its prior is shuffled, and heard through all levels below: below the deepest level z
+    itself also holds what was said above.  That is why `au` counts it there, and only `au_beyond_prior` and KL do not.
+    """
     latents, rng = o.latents, np.random.default_rng(stream(o.seed, "shuffled latents"))
     mu, prior_mu, logvar, kl = (t.numpy() for t in (latents.mu, latents.prior_mu, latents.logvar, latents.kl))
     M, L, Z = mu.shape
@@ -150,9 +155,7 @@ def _latents(o: Observed, config: Config) -> dict:
         parts = (a[:, levels].reshape(len(chosen), -1) for a in (drawn, mu[chosen], logvar[chosen]))
         return mutual_information(*parts)
 
-    def use(levels) -> dict[str, float]:
-        z = latents.z.clone()
-        z[:, levels] = z[order][:, levels]
+    def use(z: Tensor) -> dict[str, float]:
         missed = o.distortion(z)
         return {f"decoder_use_{name}": missed[name] - own[name] for name in own}
 
@@ -174,7 +177,7 @@ def _latents(o: Observed, config: Config) -> dict:
                 "mean_sigma": np.exp(0.5 * logvar[:, level]).mean(),
                 "collapsed": {eps: collapsed(kl[:, level], eps).mean() for eps in EPSILONS},
                 "mi": information([level]),
-                **use([level]),
+                **use(o.exchanged(level, order)),
             }
         )
     mean = {name: np.mean([row[name] for row in rows]) for name in ("au_ratio", "at_floor", "parked", "mean_sigma")}
@@ -186,7 +189,7 @@ def _latents(o: Observed, config: Config) -> dict:
         "mi": information(list(range(L))),
         "mi_sets": len(chosen),
         "mi_cap": math.log(len(chosen)),
-        **use(list(range(L))),
+        **use(latents.z[order]),
         **{f"distortion_{name}": missed for name, missed in own.items()},
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import resource
@@ -31,8 +32,43 @@ from .data import Split, Standardiser
 from .designs import CODE
 from .diagnostics import diagnose
 from .evaluate import per_stay, predict
+from .events import read_cohort
 from .runs import Run
 from .train import train
+
+# --- stays -----------------------------------------------------------------------------------------------------------
+
+
+def known_stays(data: str, outcomes: str, groups: tuple[str, ...]) -> Cohort:
+    """The stays with a known outcome of some groups; a worker reads them once, and again when a file has changed."""
+    return _known_stays(data, outcomes, groups, tuple(Path(f).stat().st_mtime_ns for f in (data, outcomes) if f))
+
+
+@functools.lru_cache(maxsize=1)
+def _known_stays(data: str, outcomes: str, groups: tuple[str, ...], modified: tuple[int, ...]) -> Cohort:
+    cohort, _ = read_cohort(data, outcomes or None)
+    if groups and cohort.group is None:
+        raise UserError(
+            f"{data} has no column group, and the suite wants groups {', '.join(groups)}: a declaration of your own "
+            "leaves `groups` out"
+        )
+    known = np.zeros(len(cohort), dtype=bool) if cohort.outcome is None else ~np.isnan(cohort.outcome)
+    index = np.flatnonzero(known & (np.isin(cohort.group, groups) if groups else True))
+    if not len(index):
+        raise UserError(f"{data} has no stay with a known outcome" + (f" in groups {', '.join(groups)}" * bool(groups)))
+    return cohort.subset(index)
+
+
+def fewer(parts: Split, share: float, seed: int) -> Split:
+    """A random `share` of the training and of the validation stays; a smaller share is part of a larger one."""
+    rng = np.random.default_rng(stream(seed, "share of the stays"))
+    train, validation = (
+        np.sort(rng.permutation(part)[: round(share * len(part))]) for part in (parts.train, parts.validation)
+    )
+    return Split(train, validation, parts.test)
+
+
+# --- one entrant -----------------------------------------------------------------------------------------------------
 
 # What the tuned boosting is drawn from, around the settings of the untuned one.
 SEARCHED = {

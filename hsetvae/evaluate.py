@@ -57,7 +57,9 @@ def mean_terms(
     return {name: sums[name] / max(counts[name], 1) for name in sums}, np.concatenate(logits)
 
 
-def _checked(run, cohort: Cohort, index: np.ndarray) -> None:
+def _checked(run, cohort: Cohort, index: np.ndarray | None) -> np.ndarray:
+    """`index` as positions (default: all)."""
+    index = cohort.positions(index)
     if len(index) == 0:
         raise UserError(
             "there is no stay to score: all stays of this table were used to train or to select this run; "
@@ -68,12 +70,12 @@ def _checked(run, cohort: Cohort, index: np.ndarray) -> None:
             f"this table's {len(cohort.variables)} variables are not the run's {len(run.variables)}: "
             "read it with read_cohort(events, outcomes, variables=run.variables)"
         )
+    return index
 
 
 def predict(run, cohort: Cohort, index: np.ndarray | None = None) -> np.ndarray:
     """Probability of the outcome for each stay of `index` (default: all) -> (n,) float64."""
-    index = np.arange(len(cohort)) if index is None else index
-    _checked(run, cohort, index)
+    index = _checked(run, cohort, index)
     stays = passes(run.model, cohort, index, run.standardiser, run.config.max_sets, decode=False)
     return np.concatenate([torch.sigmoid(output.logits.double()).numpy() for _, _, output in stays])
 
@@ -81,7 +83,7 @@ def predict(run, cohort: Cohort, index: np.ndarray | None = None) -> np.ndarray:
 def per_stay(run, cohort: Cohort, index: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
     """Sums over each stay of `index`: events, sets, kl and, where the current set is rebuilt, nll (nats); and the
     logits (n,)."""
-    _checked(run, cohort, index)
+    index = _checked(run, cohort, index)
     rows, logits = [], []
     for _, batch, output in passes(run.model, cohort, index, run.standardiser, run.config.max_sets):
         logits.append(output.logits.double().numpy())
@@ -96,7 +98,7 @@ def evaluate(run, cohort: Cohort, index: np.ndarray | None = None) -> dict[str, 
     """Scores on `index` (default: all stays): n, auroc, auprc, accuracy, majority, brier, ece, nll_per_event,
     kl_per_set, each with `_low` and `_high`; nll in nats per event (None unless the decoder is a likelihood of the
     current set), KL in nats per set.  UserError when no stay has a known outcome."""
-    index = np.arange(len(cohort)) if index is None else index
+    index = cohort.positions(index)
     stays, logits = per_stay(run, cohort, index)
     outcome = cohort.outcome[index] if cohort.outcome is not None else np.full(len(index), np.nan)
     known = ~np.isnan(outcome)

@@ -15,8 +15,8 @@ PARTIAL = ".partial"  # how an unfinished file ends
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what a kill in the middle of a write left in a folder and below."""
-    for path in folder.rglob(f".*{PARTIAL}"):
+    """Remove what a kill in the middle of a write left in a folder, and nothing below: others may be writing there."""
+    for path in folder.glob(f".*{PARTIAL}"):
         path.unlink(missing_ok=True)
 
 

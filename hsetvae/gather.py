@@ -20,6 +20,7 @@ LARGEST_VALUE = 1e12  # no clinical unit gives larger numbers: beyond it lie pla
 VOCABULARY = b"hsetvae.variables"  # Parquet metadata: names of all variables, also of those without an event
 UNKNOWN, UNSEEN = -1, -2  # in per-stay columns: empty, and not met yet
 AVERAGED = "events averaged into another of the same stay, time and variable"
+MOST_VARIABLES = np.iinfo(np.int16).max  # their codes are 16 bits wide
 UNKNOWN_VARIABLES = "events of unknown variables"
 
 
@@ -146,10 +147,14 @@ class Gathered:
         self.place = np.full(len(found), -1, dtype=np.int32)
         self.place[order] = np.arange(len(order))
         names = sorted({*self.names, *self.stored}) if self.asked is None else self.asked
+        if len(names) > MOST_VARIABLES:
+            raise UserError(f"{path} has {len(names):,} variables, and more than {MOST_VARIABLES:,} are too many: is "
+                            "the column variable that of the names?")  # fmt: skip
         target = {name: i for i, name in enumerate(names)}
         self.variables = tuple(names)
         self.target = np.array([target.get(name, -1) for name in self.names], dtype=np.int16)
-        self.columns = {name: _known(column[order], list(self.groups)) for name, column in self.per_stay.items()}
+        whole = {name: _grown(column, len(found)) for name, column in self.per_stay.items()}
+        self.columns = {name: _known(column[order], list(self.groups)) for name, column in whole.items()}
         if outcomes is not None:
             outcome, self.counts["stays of the outcome table without events, dropped"] = _outcomes(outcomes, found)
             self.columns["outcome"] = outcome[order]
@@ -198,7 +203,7 @@ def _constant(
     ids: dict[str, int],
 ) -> np.ndarray:
     """`seen` (codes,) with what the piece adds; UserError when a stay has two values.  `start`: runs of one stay."""
-    seen = np.concatenate([seen, np.full(len(ids) - len(seen), UNSEEN, dtype=column.dtype)])
+    seen = _grown(seen, len(ids))
     who, first = stay[start], column[start]
     new = seen[who] == UNSEEN
     seen[who[new][::-1]] = first[new][::-1]  # the last assignment wins: the first row of each stay
@@ -208,6 +213,11 @@ def _constant(
         who = list(ids)[stay[np.argmax(differs)]]
         piece.refuse(differs, f'gives stay "{who}" another {name} than its first row: one stay has one {name}')
     return seen
+
+
+def _grown(column: np.ndarray, codes: int) -> np.ndarray:
+    """A per-stay column with a place for every code there is by now."""
+    return np.concatenate([column, np.full(codes - len(column), UNSEEN, dtype=column.dtype)])
 
 
 def _known(column: np.ndarray, groups: list[str]) -> np.ndarray:

@@ -55,7 +55,7 @@ def _states(run, cohort: Cohort, index: np.ndarray):
 @torch.no_grad()
 def reconstruct(run, cohort: Cohort, index: np.ndarray | None = None) -> pd.DataFrame:
     """p(x_t | h_t) of every set: stay, hours, variable, presence (probability), mean and sd in natural units."""
-    index = np.arange(len(cohort)) if index is None else index
+    index = cohort.positions(index)
     decoder = _decoder(run, "current")
     return pd.concat([_table(run, decoder(h), frame) for h, frame, _ in _states(run, cohort, index)], ignore_index=True)
 
@@ -63,7 +63,7 @@ def reconstruct(run, cohort: Cohort, index: np.ndarray | None = None) -> pd.Data
 @torch.no_grad()
 def forecast(run, cohort: Cohort, index: np.ndarray | None = None) -> pd.DataFrame:
     """p(x_T+1 | h_T): the set expected after the last one of each stay; `hours` is the time of that last set."""
-    index = np.arange(len(cohort)) if index is None else index
+    index = cohort.positions(index)
     decoder = _decoder(run, "next")
     tables = []
     for h, frame, output in _states(run, cohort, index):
@@ -79,7 +79,7 @@ def impute(run, cohort: Cohort, hidden: np.ndarray, index: np.ndarray | None = N
     Returns stay, hours, variable, value (what was hidden), mean and sd (what the model says), natural units.
     Raises UserError when a set would have no event left: such a set is a forecast, not an imputation.
     """
-    index = np.arange(len(cohort)) if index is None else index
+    index = cohort.positions(index)
     hidden = np.asarray(hidden, dtype=bool)
     if hidden.shape != cohort.variable.shape:
         raise UserError(f"hidden has shape {hidden.shape}; it needs one entry per event, {cohort.variable.shape}")

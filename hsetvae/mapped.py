@@ -27,8 +27,8 @@ from .files import write_atomically
 from .progress import Progress
 
 MEMORY = "HSETVAE_MEMORY"  # environment variable: GiB of events that may be in memory, default 1
-EVENT = np.dtype([("stay", np.int32), ("hours", np.float64), ("variable", np.int16), ("value", np.float64)])
-EVENTS_AT_ONCE = 2**21  # events that are sorted together; sorting takes about ten times their 22 bytes
+EVENT = np.dtype([("stay", np.int32), ("hours", np.float64), ("variable", np.int32), ("value", np.float64)])
+EVENTS_AT_ONCE = 2**21  # events that are sorted together; sorting takes about ten times their 24 bytes
 WINDOW = 2**16  # bytes that a kernel maps around the one that is read
 WINDOWS_AT_ONCE = 512  # of them after which an array gives its pages back: 32 MiB
 FORMAT = 1  # of the folder; a folder of another format is made anew

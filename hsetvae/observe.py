@@ -46,11 +46,21 @@ class Observed:
     """
 
     def __init__(self, model: HSetVAE, batches: list[Batch], seed: int) -> None:
-        self.model, self.batches, self.seed = copy.deepcopy(model).double().cpu().eval(), batches, seed
+        self.model, self.batches, self.seed = copy.deepcopy(model).cpu().double().eval(), batches, seed
         self.latents = self.draw(sample=False)
         passed = [self._pass(batch, z) for batch, z in self._batched(self.latents.z)]
         self.h, self.residual, self.pooling, self.logits = (torch.cat(t).numpy() for t in zip(*passed, strict=True))
         self.z = self.model.setvae.passed_on(self.latents.z).numpy()
+
+    @torch.no_grad()
+    def exchanged(self, level: int, order: np.ndarray) -> Tensor:
+        """z (M, L, Z) where every set adds to the prior of one level what set `order` adds there; the levels below
+        start from priors that have heard it."""
+        z, shift = self.latents.z.clone(), self.latents.mu - self.latents.prior_mu
+        for below in reversed(range(level + 1)):
+            prior_mu, _ = self.model.setvae.prior(below, list(z[:, below + 1 :].unbind(1)), z[:, below])
+            z[:, below] = prior_mu + (shift[order, below] if below == level else shift[:, below])
+        return z
 
     @torch.no_grad()
     def draw(self, sample: bool, name: str = "") -> Latents:

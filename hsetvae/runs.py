@@ -7,6 +7,7 @@ Every file is replaced atomically, so a kill leaves the old one or the new one.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -25,7 +26,7 @@ from . import __version__
 from .cohort import Cohort
 from .config import Config, UserError
 from .data import Split, Standardiser
-from .files import refuse_file, remove_partial, write_atomically
+from .files import PARTIAL, refuse_file, remove_partial, write_atomically
 from .model import HSetVAE
 
 
@@ -54,12 +55,17 @@ def identity_of(config: Config, cohort: Cohort, split: Split, seed: int, standar
         "config": config.to_dict(),
         "seed": int(seed),
         "data": cohort.key(),
-        "split": {name: len(getattr(split, name)) for name in ("train", "validation", "test")},
+        "split": {name: _named(getattr(split, name)) for name in ("train", "validation", "test")},
         "variables": list(cohort.variables),
         "standardiser": standardiser.to_dict(),
         "versions": {"hsetvae": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "threads": torch.get_num_threads(),
     }
+
+
+def _named(index: np.ndarray) -> str:
+    """How many stays of a cohort a part has, and a hash that says which."""
+    return f"{len(index)} {hashlib.blake2b(index.astype(np.int64).tobytes(), digest_size=8).hexdigest()}"
 
 
 def _facts(folder: Path) -> dict:
@@ -74,11 +80,10 @@ def _facts(folder: Path) -> dict:
 def claim(out: Path, identity: dict, resume: bool) -> None:
     """Refuse to overwrite a run, and to continue one with another configuration, seed or data."""
     refuse_file(out)
-    remove_partial(out)
     if not (out / "config.json").exists():
-        if out.exists() and any(p.name != "stays.csv" for p in out.iterdir()):
+        if out.exists() and any(p.name != "stays.csv" and not p.name.endswith(PARTIAL) for p in out.iterdir()):
             raise UserError(f"{out} is a folder with other files: choose another --out")
-        return
+        return remove_partial(out)
     if not resume:
         raise UserError(f"{out} already holds a run: use --resume to continue it, or another --out")
     there = _facts(out)
@@ -89,6 +94,8 @@ def claim(out: Path, identity: dict, resume: bool) -> None:
     for name, text in (("seed", "another seed"), ("data", "other data"), ("split", "another split")):
         if there[name] != identity[name]:
             raise UserError(f"{out} holds a run with {text}: resume needs the same, or choose another --out")
+    for folder in (out, out / "pretraining"):
+        remove_partial(folder)
 
 
 def save_resume(out: Path, model, average, optimizer, state: dict) -> None:

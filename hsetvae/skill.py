@@ -30,7 +30,7 @@ def skill(run, cohort: Cohort, index: np.ndarray | None = None, seed: int = 0) -
     hidden value is carried.  Forecast: every set but the first of a stay, from those before it.  Tasks that the run was
     not trained for are left out.  Raises UserError without a likelihood decoder, and without stays.
     """
-    index = at_most(cohort, run.unseen(cohort), MOST_EVENTS) if index is None else index
+    index = cohort.positions(at_most(cohort, run.unseen(cohort), MOST_EVENTS) if index is None else index)
     if run.config.decoder != "likelihood":
         raise UserError(
             f"this run (decoder={run.config.decoder}) says no values: train one with decoder=likelihood to ask for them"

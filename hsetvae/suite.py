@@ -7,7 +7,6 @@ predicted for every validation and test stay.  Scores, averages and comparisons 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import io
 import json
 import os
@@ -23,13 +22,11 @@ import numpy as np
 import pandas as pd
 
 from . import lineup
-from .cohort import Cohort
-from .config import PRESETS, Config, UserError, nearest, stream
-from .data import Split, split
+from .config import PRESETS, Config, UserError, nearest
+from .data import split
 from .declaration import content_hash
 from .designs import file_hash, modules_hash
-from .entrants import KINDS, compete
-from .events import read_cohort
+from .entrants import KINDS, compete, fewer, known_stays
 from .files import write_atomically
 from .jobs import host_facts, reachable, run_jobs
 from .lineup import AVERAGE, Entrant
@@ -155,35 +152,6 @@ def _file_key(path: Path) -> str:
             "writes that of Challenge 2012"
         )
     return file_hash(path, path.stat().st_mtime_ns)
-
-
-def known_stays(data: str, outcomes: str, groups: tuple[str, ...]) -> Cohort:
-    """The stays with a known outcome of some groups; a worker reads them once, and again when a file has changed."""
-    return _known_stays(data, outcomes, groups, tuple(Path(f).stat().st_mtime_ns for f in (data, outcomes) if f))
-
-
-@functools.lru_cache(maxsize=1)
-def _known_stays(data: str, outcomes: str, groups: tuple[str, ...], modified: tuple[int, ...]) -> Cohort:
-    cohort, _ = read_cohort(data, outcomes or None)
-    if groups and cohort.group is None:
-        raise UserError(
-            f"{data} has no column group, and the suite wants groups {', '.join(groups)}: a declaration of your own "
-            "leaves `groups` out"
-        )
-    known = np.zeros(len(cohort), dtype=bool) if cohort.outcome is None else ~np.isnan(cohort.outcome)
-    index = np.flatnonzero(known & (np.isin(cohort.group, groups) if groups else True))
-    if not len(index):
-        raise UserError(f"{data} has no stay with a known outcome" + (f" in groups {', '.join(groups)}" * bool(groups)))
-    return cohort.subset(index)
-
-
-def fewer(parts: Split, share: float, seed: int) -> Split:
-    """A random `share` of the training and of the validation stays; a smaller share is part of a larger one."""
-    rng = np.random.default_rng(stream(seed, "share of the stays"))
-    train, validation = (
-        np.sort(rng.permutation(part)[: round(share * len(part))]) for part in (parts.train, parts.validation)
-    )
-    return Split(train, validation, parts.test)
 
 
 def execute(job: dict[str, Any]) -> dict[str, Any]:

@@ -109,7 +109,11 @@ def read_pieces(path: str | os.PathLike, needed: Sequence[str], optional: Sequen
 
 def read_whole(path: str | os.PathLike, needed: Sequence[str]) -> Piece:
     """The columns `needed` of a small table, as one piece."""
-    return Piece(path, 0, pa.concat_tables(piece.table for piece in read_pieces(path, needed)))
+    tables = [piece.table for piece in read_pieces(path, needed)]
+    try:
+        return Piece(path, 0, pa.concat_tables(tables, promote_options="permissive"))
+    except pa.ArrowException as error:
+        raise UserError(f"the files of {path} do not fit together: {error}") from None
 
 
 def cut(path: Path) -> bool:

@@ -63,6 +63,8 @@ def train(
     standardiser = Standardiser.fit(cohort, split.train)
     if len(split.train) == 0 or len(split.validation) == 0:
         raise UserError("the training or the validation part has no stay: give more stays or other shares")
+    if leaked := len(np.intersect1d(split.test, np.concatenate([split.train, split.validation]))):
+        raise UserError(f"{leaked} test stays of this split are learned from or selected on, too: no score would count")
     longest_stay(cohort, np.concatenate([split.train, split.validation, split.test]), config.max_sets)
     identity = identity_of(config, cohort, split, seed, standardiser)
     if int(os.environ.get("RANK", "0")) == 0:

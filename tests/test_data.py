@@ -256,9 +256,13 @@ def test_groups_are_fitted_or_scored_never_both():
         split(cohort, 0, fit=["d"])
     with pytest.raises(UserError, match="column group"):
         split(small, 0, fit=["a"])
+    with pytest.raises(UserError, match="nothing is left to fit: the table has the groups a, b, c"):
+        split(cohort, 0, score=["a", "b", "c"])
 
 
 def test_a_split_that_leaves_a_part_empty_is_refused():
+    with pytest.raises(UserError, match="three numbers from 0 to 1"):
+        split(simulate(50).cohort, 0, shares=(0.8, 0.2))
     with pytest.raises(UserError, match="none for"):
         split(small.subset([0, 1]), 0)
 
@@ -274,6 +278,20 @@ def test_the_order_of_batches_is_a_function_of_seed_and_epoch_alone():
 
 
 # --- cohort ----------------------------------------------------------------------------------------------------------
+
+
+def test_stays_are_chosen_by_position_or_by_a_mask_and_by_nothing_else():
+    cohort = simulate(20, seed=1).cohort
+    mask = np.arange(20) % 3 == 0
+    assert cohort.positions(mask).tolist() == list(range(0, 20, 3)) and len(cohort.positions()) == 20
+    for wrong, message in (
+        (mask[:-1], "a mask of shape"), ([3, 20], "no stay 20: the table has 20"), ([-1], "no stay -1"),
+        ([0.5], "whole numbers"), ([[1]], "whole numbers"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            cohort.positions(np.array(wrong))
+    with pytest.raises(UserError, match="an hour that is no number"):
+        cohort.until(float("nan"))
 
 
 def test_a_subset_holds_the_same_stays():

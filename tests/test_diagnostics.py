@@ -179,6 +179,24 @@ def test_the_pieces_called_one_by_one_give_what_the_model_gives(small_run, obser
     )
 
 
+def test_what_a_level_adds_is_exchanged_and_what_was_said_above_is_kept(observed):
+    seen, _ = observed
+    latents, M = seen.latents, len(seen.z)
+    order = np.random.default_rng(3).permutation(M)
+    top = latents.z.shape[1] - 1
+    for level in range(top + 1):
+        assert torch.allclose(seen.exchanged(level, np.arange(M)), latents.z, atol=1e-9), "its own is no exchange"
+    moved = seen.exchanged(top, order)
+    assert torch.equal(moved[:, top], latents.z[order, top]), "nothing was said above the deepest level"
+    assert not torch.allclose(moved[:, 0], latents.z[:, 0], atol=1e-3), "the level below has heard it"
+    silent = copy.copy(seen)
+    mu = latents.mu.clone()
+    mu[:, 0] = latents.prior_mu[:, 0]
+    silent.latents = latents._replace(mu=mu, z=mu)
+    assert torch.allclose(silent.exchanged(0, order), mu, atol=1e-9), "a level that adds nothing is missed by nobody"
+    assert np.var(mu[:, 0].numpy(), axis=0).max() > 0.01, "although its dimensions count as active"
+
+
 def test_swapping_nothing_changes_nothing(observed):
     seen, part = observed
     lines = paired_lines(part, np.random.default_rng(0))

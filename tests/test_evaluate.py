@@ -22,6 +22,15 @@ def test_a_prediction_does_not_depend_on_the_other_stays_scored_with_it(small_ru
     assert np.allclose([predict(run, cohort, np.array([i]))[0] for i in order[:5]], together[order[:5]], atol=1e-6)
 
 
+def test_a_mask_chooses_the_stays_that_it_marks(small_run):
+    run, cohort, parts = small_run
+    mask = np.isin(np.arange(len(cohort)), parts.test)
+    assert np.array_equal(predict(run, cohort, mask), predict(run, cohort, parts.test))
+    assert evaluate(run, cohort, mask) == evaluate(run, cohort, parts.test)
+    with pytest.raises(UserError, match=f"there is no stay {len(cohort)}"):
+        predict(run, cohort, np.array([0, len(cohort)]))
+
+
 def test_a_prediction_does_not_depend_on_the_outcome(small_run):
     run, cohort, _ = small_run
     turned = dataclasses.replace(cohort, outcome=1 - cohort.outcome)

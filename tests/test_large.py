@@ -117,6 +117,30 @@ def test_a_table_is_mapped_once_and_again_when_it_changes(plain, tmp_path, small
     assert len(read_cohort(path)[0]) == 30
 
 
+def many_names(path) -> None:
+    names = [f"v{i}" for i in range(40_000)]
+    table = {"stay": ["1"] * len(names), "hours": [0.0] * len(names), "variable": names, "value": [1.0] * len(names)}
+    pd.DataFrame(table).to_parquet(path)
+
+
+def test_names_that_nobody_asked_for_do_not_crowd_out_the_others(tmp_path, monkeypatch):
+    many_names(tmp_path / "t.parquet")
+    for memory in ("10", "0"):
+        monkeypatch.setenv("HSETVAE_MEMORY", memory)
+        found, _ = read_cohort(tmp_path / "t.parquet", variables=("v0", "v33000", "v39999"))
+        assert np.asarray(found.variable).tolist() == [0, 1, 2]
+        with pytest.raises(UserError, match="40,000 variables, and more than 32,767 are too many"):
+            read_cohort(tmp_path / "t.parquet")
+
+
+def test_a_column_that_the_last_file_of_a_folder_lacks_is_unknown_there(tmp_path):
+    rows = {"hours": [0.0], "variable": ["HR"], "value": [80.0]}
+    for name, more in (("1", {"stay": ["a"], "outcome": [1]}), ("2", {"stay": ["b"]})):
+        pd.DataFrame(rows | more).to_parquet(tmp_path / f"{name}.parquet")
+    found, _ = read_cohort(tmp_path)
+    assert found.stays.tolist() == ["a", "b"] and found.outcome[0] == 1 and np.isnan(found.outcome[1])
+
+
 def test_an_interrupted_mapping_leaves_nothing_behind(plain, tmp_path, small_steps, monkeypatch):
     path = tmp_path / "t.parquet"
     write_cohort(plain, path)

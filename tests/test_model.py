@@ -279,6 +279,11 @@ def test_chamfer_and_hungarian_agree_with_brute_force(n):
     torch.testing.assert_close(hungarian(x, y, real)[0], best)
 
 
+def test_a_network_that_has_diverged_shows_it_in_the_distance():
+    x = torch.tensor([[[0.0, float("nan")], [1.0, 2.0]]])
+    assert not hungarian(x, torch.zeros(1, 2, 2), torch.ones(1, 2, dtype=torch.bool)).isfinite().any()
+
+
 def test_chamfer_cannot_count_copies_and_hungarian_can():
     once = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])
     twice = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from hsetvae.config import BASELINE, IMPROVED, UserError
-from hsetvae.data import split
+from hsetvae.data import Split, split
 from hsetvae.evaluate import predict
 from hsetvae.model import HSetVAE
 from hsetvae.runs import load_run, load_tensors
@@ -116,7 +116,7 @@ def test_a_run_killed_in_its_first_write_can_be_started_again(name, cohort, tmp_
     assert not list(run.folder.glob(".*"))
 
 
-def test_resume_refuses_other_settings_seed_or_data(cohort, tmp_path):
+def test_resume_refuses_other_settings_seed_data_or_split(cohort, tmp_path):
     config = BASELINE.but(**TINY)
     run_of(config, cohort, tmp_path / "run")
     with pytest.raises(UserError, match=r"already holds a run.*--resume"):
@@ -127,6 +127,21 @@ def test_resume_refuses_other_settings_seed_or_data(cohort, tmp_path):
         run_of(config, cohort, tmp_path / "run", seed=1, resume=True)
     with pytest.raises(UserError, match="other data"):
         run_of(config, simulate(40, seed=2).cohort, tmp_path / "run", resume=True)
+    parts, before = split(cohort, 0), (tmp_path / "run" / "stays.csv").read_bytes()
+    assert len(parts.validation) == len(parts.test)
+    other = Split(parts.train, validation=parts.test, test=parts.validation)
+    with pytest.raises(UserError, match="another split"):
+        train(config, cohort, other, tmp_path / "run", resume=True, progress=False)
+    assert (tmp_path / "run" / "stays.csv").read_bytes() == before, "it says what the weights have seen"
+
+
+def test_a_folder_that_is_refused_keeps_what_others_are_writing_below_it(cohort, tmp_path):
+    other = tmp_path / "other" / ".model.safetensors.abc.partial"
+    other.parent.mkdir()
+    other.write_text("half a file")
+    with pytest.raises(UserError, match="is a folder with other files"):
+        run_of(BASELINE.but(**TINY), cohort, tmp_path)
+    assert other.exists()
 
 
 def test_a_finished_run_is_returned_at_once(cohort, tmp_path):

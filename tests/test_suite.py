@@ -17,10 +17,11 @@ from hsetvae import entrants as kinds
 from hsetvae.cli import app
 from hsetvae.config import RECOMMENDED, UserError
 from hsetvae.data import Split
+from hsetvae.entrants import fewer
 from hsetvae.events import write_cohort
 from hsetvae.simulate import simulate
 from hsetvae.standings import publish, report, rows_of, standings, status
-from hsetvae.suite import execute, fewer, jobs_of, load_suite, run_suite
+from hsetvae.suite import execute, jobs_of, load_suite, run_suite
 
 ROOT = Path(__file__).resolve().parents[1]
 DECLARED = (Path(__file__).parent / "tiny_suite.toml").read_text()

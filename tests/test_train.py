@@ -198,6 +198,13 @@ def test_divergence_names_step_stays_and_parameter_and_keeps_the_checkpoint(coho
     assert same(weights(resumed.folder), weights(run_of(config, cohort, tmp_path / "other").folder))
 
 
+def test_a_split_whose_test_stays_are_learned_from_is_refused(cohort, tmp_path):
+    parts = split(cohort, 0)
+    mixed = Split(parts.train, parts.validation, np.append(parts.test, parts.train[:2]))
+    with pytest.raises(UserError, match="2 test stays of this split are learned from"):
+        train(BASELINE, cohort, mixed, tmp_path / "run", progress=False)
+
+
 def test_skipped_steps_are_counted(cohort, tmp_path, monkeypatch):
     poison(monkeypatch, at=1)
     run = run_of(BASELINE.but(**TINY, skip_nonfinite=True), cohort, tmp_path / "run")
