@@ -21,6 +21,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from IPython.display import HTML, display
+from simple import how_far
 
 import hsetvae
 from hsetvae.config import Config, stream
@@ -182,13 +183,7 @@ def findings(budget: str = BUDGET) -> None:
     others = sorted(set(found["data"]) & set(OTHER_TABLES))
     each = "; ".join([a_replicate(), *(f"on {name} each splits the stays anew" for name in others)])
     display(HTML(f"<p>n is the number of replicates: each {html.escape(each)}. {meanings}.</p>"))
-    r = records(budget)
-    reached = r.groupby("arm")["auroc"].mean()
-    box("How far these models get", f"<p>At this budget the {len(reached)} arms reach mean AUROCs from "
-        f"{reached.min():.2f} ({html.escape(reached.idxmin())}) to {reached.max():.2f} "
-        f"({html.escape(reached.idxmax())}) on unseen stays, the one with all references {reached['reference']:.2f}; "
-        f"the true probability reaches {r['auroc_of_truth'].mean():.2f}. The verdicts speak about small models early "
-        "in training.</p>")  # fmt: skip
+    box("How far these models get", f"<p>{how_far(records(budget), STUDY.data | STUDY.budget(budget))}</p>")
 
 
 def declaration(budget: str = BUDGET) -> None:

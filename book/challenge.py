@@ -72,21 +72,31 @@ def bar_table() -> None:
     bookkit.table(rows)
 
 
+def scored(run: pd.Series | dict, of: str = "") -> dict[str, str]:
+    """Scores with intervals of a run, or of the model whose columns begin with `of`, on the test stays of the run."""
+    cells = {text: [run[f"{of}{m}{end}"] for end in ("", "_low", "_high")] for m, text in SCORES.items()}
+    return {text: f"{value:.3f} [{low:.3f}, {high:.3f}]" for text, (value, low, high) in cells.items()}
+
+
 def runs() -> None:
-    """Scores of trained runs of the model; a note where none has been recorded."""
+    """Scores of trained runs of the model, with boosting on the same stays; a note where none has been recorded."""
     path = RESULTS / "challenge2012_runs.csv"
     if not path.exists():
         bookkit.box("Not yet recorded", "<p>No run of the model on Challenge 2012 is recorded with this version. The "
                     "command below trains one, and the last line adds it to this page.</p>")  # fmt: skip
         return
-    table = pd.read_csv(path)
-    names = {"learned_stays": "learned from (stays)", "n": "test stays"}
-    show = table[["arm", "seed", *names]].rename(columns=names)
-    for metric, text in SCORES.items():
-        columns = zip(table[metric], table[f"{metric}_low"], table[f"{metric}_high"], strict=True)
-        show[text] = [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in columns]
-    show["minutes"] = ((table["pretraining_seconds"] + table["seconds"]) / 60).round().astype(int)
-    bookkit.table(show)
+    table, rows = pd.read_csv(path), []
+    for seed, same in table.groupby("seed"):  # the runs of one seed have the same test stays
+        for run in same.to_dict("records"):
+            minutes = f"{(run['pretraining_seconds'] + run['seconds']) / 60:.0f}"
+            rows.append([run["arm"], seed, run["learned_stays"], run["n"], *scored(run).values(), minutes])
+        others = int(part("size")["stays"]) - run["n"]  # boosting selects nothing and learns from all other stays
+        rows.append(["gradient boosting", seed, others, run["n"], *scored(run, "boosting_").values(), "–"])
+    names = ["model", "seed of the split", "learned from (stays)", "test stays", *SCORES.values(), "minutes"]
+    above = {SCORES[m]: (table[m] > table[f"boosting_{m}"]).sum() for m in ("auroc", "auprc")}
+    said = ", ".join(f"{n} of {len(table)} by {text}" for text, n in above.items())
+    display(HTML(f"<p>Runs above gradient boosting on the same test stays: {said}.</p>"))
+    bookkit.table(pd.DataFrame(rows, columns=names))
     bookkit.provenance(f"Runs recorded {table['date'].min()} to {table['date'].max()} with hsetvae "
                        f"{', '.join(sorted(map(str, table['hsetvae'].unique())))}. Page built")  # fmt: skip
 
@@ -109,10 +119,7 @@ def recorded(what: str, arm: str, seed: int) -> pd.DataFrame:
 def beside_boosting(run: pd.Series) -> None:
     """Scores of a run and of boosting on the same stays."""
     models = {"this model": "", "gradient boosting": "boosting_"}
-    bookkit.table([
-        {"model": model, **{text: f"{run[of + m]:.3f} [{run[f'{of}{m}_low']:.3f}, {run[f'{of}{m}_high']:.3f}]"
-                            for m, text in SCORES.items()}} for model, of in models.items()
-    ])  # fmt: skip
+    bookkit.table([{"model": model, **scored(run, of)} for model, of in models.items()])
 
 
 def gallery(arm: str, seed: int, facts: int) -> None:

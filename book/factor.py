@@ -116,7 +116,14 @@ class Factor:
     def interactions(self) -> None:
         if records(self.budget) is None:
             return
-        rows = interactions(STUDY, records(self.budget), self.q.name)
+        r, name, e = records(self.budget), self.q.name, self.e
+        others = [f for f in STUDY.factorial if f != name]
+        mean = {other: r.groupby([name, other])[e.name].mean() for other in others}
+        alt = "; ".join(f"{name} {a}, {other} {b}: {x:.3g}" for other in others for (a, b), x in mean[other].items())
+        picture(plots.interaction_grid(r, name, others, e.name, f"{e.name} ({e.unit})"), f"Mean {e.name}. {alt}",
+                f"{e.name} with both settings of {name}, beside each other factor: lines join means, a dot is a "
+                "replicate. Parallel lines: no interaction.")  # fmt: skip
+        rows = interactions(STUDY, r, name)
         table([
             {"with": row.other, "endpoint": row.endpoint, "interaction [95 %]": signed(row),
              "p (Holm)": f"{row.p_holm:.3g}"}

@@ -19,6 +19,7 @@ from hsetvae.simulate import simulate
 from hsetvae.study import effects
 
 TABLE = Path(__file__).resolve().parent / "notation.csv"
+LEVEL = 1  # which level an expression about level l is evaluated for
 
 
 def known(stays: int) -> dict:
@@ -32,8 +33,8 @@ def known(stays: int) -> dict:
         output = model.eval()(batch, sample=False)
     weights = {f.__name__: f for f in (level_weights, reconstruction_weight_at, class_weight_at)}
     terms = objective(output, batch, config, step=1, total=10).values
-    return {"config": config, "cohort": cohort, "batch": batch, "output": output, "terms": terms,
-            "study": bookkit.STUDY, "step": 1, "total": 10, **weights}  # fmt: skip
+    return {"config": config, "cohort": cohort, "batch": batch, "model": model, "output": output, "terms": terms,
+            "study": bookkit.STUDY, "step": 1, "total": 10, "l": LEVEL, **weights}  # fmt: skip
 
 
 @functools.cache
@@ -49,7 +50,7 @@ def checked(stays: int) -> pd.DataFrame:
         value = eval(row.code, dict(names))
         if row.part == "sizes":
             sizes[row.symbol.strip("$")] = value
-        shape = tuple(sizes[letter] for letter in row.shape.split())
+        shape = tuple(eval(size, {**sizes, "l": LEVEL}) for size in row.shape.split())
         assert tuple(getattr(value, "shape", ())) == shape, f"{row.code} has shape {value.shape}, not {row.shape}"
     assert len(set(sizes.values())) == len(sizes), "sizes that are equal could be mistaken for one another"
     return table

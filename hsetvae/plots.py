@@ -86,19 +86,16 @@ def interaction(table: pd.DataFrame, x: str, hue: str, value: str, unit: str, ax
     return axis
 
 
-def interaction_grid(table: pd.DataFrame, factors: Sequence[str], value: str, unit: str) -> np.ndarray:
-    """`interaction` for every pair of factors, two panels a row -> axes in the order of the pairs."""
-    pairs = [(a, b) for i, a in enumerate(factors) for b in factors[i + 1 :]]
-    rows = -(-len(pairs) // 2)
-    figure, axes = plt.subplots(
-        rows, 2, figsize=(WIDTH, 2.4 * rows), sharey=True, squeeze=False, layout="constrained"
-    )  # fmt: skip
-    for axis, (a, b) in zip(axes.flat, pairs, strict=False):
-        interaction(table, a, b, value, unit, axis).set_ylabel("")
-    for axis in axes.flat[len(pairs) :]:
-        figure.delaxes(axis)
+def interaction_grid(table: pd.DataFrame, factor: str, others: Sequence[str], value: str, unit: str) -> np.ndarray:
+    """`interaction` of one factor with each of the others, side by side -> axes; a dot is a replicate, as a mean over
+    the factors that its panel leaves out."""
+    figure, axes = plt.subplots(1, len(others), figsize=(WIDTH, 2.6), sharey=True, squeeze=False, layout="constrained")
+    for axis, other in zip(axes.flat, others, strict=True):
+        means = table.groupby(["replicate", factor, other], sort=False)[value].mean().reset_index()
+        interaction(means, factor, other, value, unit, axis).set_ylabel("")
+        axis.legend(fontsize="x-small", frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.supylabel(unit, fontsize="medium")
-    return axes.flat[: len(pairs)]
+    return axes.flat[:]
 
 
 def roadmap(table: pd.DataFrame, unit: str, axis: Axes | None = None) -> Axes:
@@ -272,31 +269,19 @@ def over_hours(table: pd.DataFrame) -> np.ndarray:
     return axes
 
 
-def _timeline(table: pd.DataFrame, variables: list[str], column: str, label: str, axis: Axes | None) -> Axes:
-    """A row for each variable, a dot for each row of the table at its hour, coloured by `column`."""
-    axis = _axis(axis, 1.2 + 0.2 * len(variables))
-    reach = max(table[column].abs().max(), 1e-9)
-    dots = axis.scatter(
-        table["hours"], table["variable"].map(variables.index), c=table[column], cmap="vlag", vmin=-reach, vmax=reach,
-        s=26, edgecolor="0.4", linewidth=0.4,
-    )  # fmt: skip
-    axis.set_yticks(range(len(variables)), variables)
-    axis.set(xlabel="time (hours)", ylabel="variable", ylim=(len(variables) - 0.5, -0.5))
-    axis.figure.colorbar(dots, ax=axis, label=label, location="bottom", aspect=40, shrink=0.8)
-    return axis
-
-
-def stay_sets(table: pd.DataFrame, unit: str, axis: Axes | None = None) -> Axes:
-    """One stay as sets (hours, variable, value): a column of dots is a set; colour is the value, in `unit`."""
-    axis = _timeline(table, sorted(pd.unique(table["variable"])), "value", f"value ({unit})", axis)
-    for hours in pd.unique(table["hours"]):
-        axis.axvline(hours, color="0.9", lw=0.8, zorder=0)
-    return axis
-
-
 def contributions(table: pd.DataFrame, axis: Axes | None = None) -> Axes:
     """What drove the prediction of one stay (hours, variable, contribution): red speaks for the outcome, blue against
     it; the variables of the strongest rows, the strongest on top."""
     shown = list(pd.unique(table.sort_values("contribution", key=np.abs, ascending=False)["variable"]))[:STRONGEST]
     part = table[table["variable"].isin(shown)]
-    return _timeline(part, shown, "contribution", "contribution to the prediction (logit)", axis)
+    axis = _axis(axis, 1.2 + 0.2 * len(shown))
+    reach = max(part["contribution"].abs().max(), 1e-9)
+    dots = axis.scatter(
+        part["hours"], part["variable"].map(shown.index), c=part["contribution"], cmap="vlag", vmin=-reach, vmax=reach,
+        s=26, edgecolor="0.4", linewidth=0.4,
+    )  # fmt: skip
+    axis.set_yticks(range(len(shown)), shown)
+    axis.set(xlabel="time (hours)", ylabel="variable", ylim=(len(shown) - 0.5, -0.5))
+    label = "contribution to the prediction (logit)"
+    axis.figure.colorbar(dots, ax=axis, label=label, location="bottom", aspect=40, shrink=0.8)
+    return axis

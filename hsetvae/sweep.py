@@ -6,9 +6,11 @@ its folder is continued or replaced.  A killed worker costs the repetition of on
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -39,11 +41,15 @@ class WarmKernel(NBClientEngine):
 
     kernel: AsyncKernelManager | None = None
 
+    @staticmethod
+    def started(kernel_name: str) -> AsyncKernelManager:
+        sockets = tempfile.mkdtemp(prefix="hsetvae-")
+        atexit.register(shutil.rmtree, sockets, ignore_errors=True)
+        return AsyncKernelManager(kernel_name=kernel_name, transport="ipc", ip=f"{sockets}/socket")
+
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, start_timeout=60, execution_timeout=None, **_):
-        manager = cls.kernel or AsyncKernelManager(
-            kernel_name=kernel_name, transport="ipc", ip=str(Path(tempfile.mkdtemp(prefix="hsetvae-")) / "socket")
-        )
+        manager = cls.kernel or cls.started(kernel_name)
         cls.kernel = None  # unless this run ends well
         client = PapermillNotebookClient(
             nb_man, km=manager, kernel_name=kernel_name, timeout=execution_timeout, startup_timeout=start_timeout,

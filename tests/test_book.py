@@ -154,12 +154,14 @@ def test_runs_on_challenge_2012_are_shown_when_they_are_recorded_and_missed_when
     monkeypatch.setattr(challenge, "RESULTS", tmp_path)
     challenge.runs()
     assert "Not yet recorded" in shown[-1]
-    scores = {f"{metric}{end}": 0.5 for metric in challenge.SCORES for end in ("", "_low", "_high")}
+    ends = [f"{metric}{end}" for metric in challenge.SCORES for end in ("", "_low", "_high")]
+    scores = dict.fromkeys(ends, 0.5) | dict.fromkeys([f"boosting_{end}" for end in ends], 0.75)
     row = {"arm": "mine", "seed": 0, "learned_stays": 700, "n": 100, **scores, "seconds": 90, "pretraining_seconds": 30}
     row |= {"hsetvae": "1", "date": "2025-01-01"}
     pd.DataFrame([row]).to_csv(tmp_path / "challenge2012_runs.csv", index=False)
     challenge.runs()
     assert "mine" in shown[-2] and "0.500 [0.500, 0.500]" in shown[-2] and "2025-01-01" in shown[-1]
+    assert "0.750 [0.750, 0.750]" in shown[-2], "the bar stands beside the run"
     assert "<td>2</td>" in shown[-2], "the minutes hold both trainings"
 
 

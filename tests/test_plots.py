@@ -25,7 +25,7 @@ SUMMARY = pd.DataFrame({"label": ["a", "b"], "estimate": [0.1, -0.2], "low": [0.
 REPLICATES = pd.DataFrame({"label": ["a", "a", "b"], "difference": [0.05, 0.15, -0.2]})
 PAIRED = pd.DataFrame({"replicate": [0, 0, 1, 1], "arm": ["old", "new"] * 2, "value": [1.0, 2.0, 3.0, 5.0]})
 FACTORS = pd.DataFrame(
-    [{"f": f, "g": g, "k": f, "auroc": x + y} for x, f in enumerate("ab") for y, g in enumerate("cd")]
+    [{"f": f, "g": g, "k": f, "replicate": 0, "auroc": x + y} for x, f in enumerate("ab") for y, g in enumerate("cd")]
 )
 ROADMAP = pd.DataFrame(
     [{"order": o, "step": s, "label": "ab"[s], "replicate": r, "value": o + s + r / 10} for o in (0, 1, 2)
@@ -40,7 +40,6 @@ PROJECTION = pd.DataFrame({"state": list("zzhh"), "hours": [0.0, 5.0] * 2, "x": 
 SWAPS = pd.DataFrame({"measure": ["past", "past"], "network": ["trained", "untrained"], "value": [0.4, 0.1]})
 CALIBRATION = pd.DataFrame({"predicted": [0.1, 0.4], "observed": [0.2, 0.3], "low": [0.1, 0.2], "high": [0.3, 0.5]})
 POOLING = pd.DataFrame({"stay": ["s", "s", "t"], "hours": [0.0, 2.0, 0.0], "weight": [0.25, 0.75, 1.0]})
-SETS = pd.DataFrame({"hours": [0.0, 0.0, 3.0], "variable": ["HR", "Temp", "HR"], "value": [1.0, -2.0, 0.5]})
 OVER = pd.DataFrame(
     {"hours": [6.0, 24.0], "auroc": [0.7, 0.8], "auroc_low": [0.6, 0.7], "auroc_high": [0.8, 0.9], "auprc": [0.3, 0.4],
      "auprc_low": [0.2, None], "auprc_high": [0.4, None], "ece": [0.02, 0.01], "ece_low": [0.01, 0.01],
@@ -60,7 +59,7 @@ FIGURES = {  # figure -> how it is drawn, and the axes that name things instead 
     "forest": (lambda: plots.forest(SUMMARY, REPLICATES, 0.05, "AUROC"), "y"),
     "paired": (lambda: plots.paired(PAIRED, "AUROC"), ""),
     "interaction": (lambda: plots.interaction(FACTORS, "f", "g", "auroc", "AUROC"), "x"),
-    "interaction_grid": (lambda: plots.interaction_grid(FACTORS, ["f", "g", "k"], "auroc", "AUROC"), "xy"),
+    "interaction_grid": (lambda: plots.interaction_grid(FACTORS, "f", ["g", "k"], "auroc", "AUROC"), "xy"),
     "roadmap": (lambda: plots.roadmap(ROADMAP, "AUROC"), "y"),
     "training_curves": (lambda: plots.training_curves(HISTORY), ""),
     "kl_levels": (lambda: plots.kl_levels(HISTORY), ""),
@@ -73,7 +72,6 @@ FIGURES = {  # figure -> how it is drawn, and the axes that name things instead 
     "pooling": (lambda: plots.pooling(POOLING), ""),
     "over_hours": (lambda: plots.over_hours(OVER), ""),
     "contributions": (lambda: plots.contributions(DROVE), "y"),
-    "stay_sets": (lambda: plots.stay_sets(SETS, "SD of the variable"), "y"),
 }
 
 
@@ -120,7 +118,6 @@ def test_axes_say_what_they_show_in_which_unit_and_the_figure_can_be_saved(name,
         (FIGURES["rate_distortion"][0], [(1, 9), (2, 8), (3, 7.5)]),
         (FIGURES["calibration"][0], [(0.1, 0.2), (0.4, 0.3)]),
         (FIGURES["pooling"][0], [(0, 0.25), (2, 0.75), (0, 1)]),
-        (FIGURES["stay_sets"][0], [(0, 0), (0, 1), (3, 0)]),
         (FIGURES["contributions"][0], [(0, 1), (3, 0), (0, 0)]),
         (lambda: plots.over_hours(OVER)[0], [(6, 0.7), (24, 0.8)]),
         (lambda: plots.over_hours(OVER)[2], [(6, 0.02), (24, 0.01), (6, 0.015)]),
