@@ -20,7 +20,6 @@ from hsetvae.study import (
     HASHES,
     StaleRecords,
     asked,
-    control_table,
     effects,
     labelled,
     load_records,
@@ -28,7 +27,7 @@ from hsetvae.study import (
     steps,
     summary,
 )
-from hsetvae.verdicts import tally, verdicts
+from hsetvae.verdicts import control_table, tally, verdicts
 
 LOWER_IS_BETTER = ("brier", "nll_per_event", "gradient_jump", "diverged")
 REAL = STUDY.on(STUDY.tables["physionet2012"].source)  # the same questions asked of Challenge 2012

@@ -6,6 +6,7 @@ It mirrors the Python API; imports that cost seconds happen inside the commands.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import warnings
 from enum import Enum
@@ -56,10 +57,40 @@ def _cohort(data: str, outcomes: Path | None, variables: tuple[str, ...] | None 
 def _run_and_cohort(run: Path, data: str, outcomes: Path | None):
     """A model or a baseline, and the cohort of `--data` with its variables."""
     from .baselines import is_baseline, load_baseline
+
+    loaded = load_baseline(run) if is_baseline(run) else _finished(run)
+    return loaded, _cohort(data, outcomes, loaded.variables)
+
+
+def _finished(run: Path):
+    """A model whose training has ended."""
     from .runs import load_run
 
-    loaded = load_baseline(run) if is_baseline(run) else load_run(run)
-    return loaded, _cohort(data, outcomes, loaded.variables)
+    loaded = load_run(run)
+    if not (run / "done.json").exists():
+        raise UserError(f"{run} has not finished its training: continue it with `hsetvae train … --resume`")
+    return loaded
+
+
+def _say_whose(loaded, cohort, index) -> None:
+    """On stderr, which of the stays that the run has not seen may not be what they seem."""
+    if (stays := getattr(loaded, "stays", None)) is not None:  # a baseline keeps no ids
+        ids = cohort.stays[index]
+        learned, tested = (set(stays.loc[part, "stay"]) for part in (stays.part != "test", stays.part == "test"))
+        own = sum(stay in tested for stay in ids)
+        if 0 < own < len(ids):
+            print(f"{own} of these {len(ids)} stays are the run's own test stays", file=sys.stderr)
+        if same := sum(stay in learned for stay in ids):
+            print(
+                f"{same} of these {len(ids)} stays have the id of a stay that the run has learned from or was selected "
+                "on, with other events: if they are the same patients, the scores mean nothing", file=sys.stderr,
+            )  # fmt: skip
+
+
+def _say_late(cohort, index, hours: list[float]) -> None:
+    for hour in hours:
+        if late := int((cohort.hours[cohort.first_set[index]] > hour).sum()):
+            print(f"{late} stays have no event until hour {hour:g}: their first set stands in for it", file=sys.stderr)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -108,8 +139,8 @@ def train(
 
         config = PRESETS[preset.value].but(**parse_settings(settings or []))
         train_model(config, cohort, parts, out, seed=seed, resume=resume, device=device)
-    tables = f"--data {data}" + (f" --outcomes {outcomes}" if outcomes else "")
-    print(f"run: {out}\nnext: hsetvae evaluate {out} {tables}")
+    words = ["hsetvae", "evaluate", str(out), "--data", data, *(["--outcomes", str(outcomes)] if outcomes else [])]
+    print(f"run: {out}\nnext: {shlex.join(words)}")
 
 
 @app.command()
@@ -142,6 +173,8 @@ def evaluate(
 
     loaded, cohort = _run_and_cohort(run, data, outcomes)
     index = loaded.unseen(cohort) if split.value == "unseen" else np.arange(len(cohort))
+    if split.value == "unseen":
+        _say_whose(loaded, cohort, index)
     if hours is not None:
         if until is not None or out is not None:
             raise UserError("--hours gives scores at several hours; --until and --out are for one: leave one out")
@@ -149,15 +182,16 @@ def evaluate(
         return
     if figure is not None:
         raise UserError("--figure draws scores over hours: name them, for example --hours 6,12,24,36,48")
+    _say_late(cohort, index, [] if until is None else [until])
     scores, probability = score(loaded, cohort, index, until, calibrated)
     if cohort.probability is not None:
-        known = index[~np.isnan(cohort.outcome[index])]
+        known = index[~np.isnan(cohort.outcome[index]) & ~np.isnan(cohort.probability[index])]
         truth = auroc(cohort.outcome[known], cohort.probability[known])
         scores["auroc_of_truth"] = None if np.isnan(truth) else truth
+    print(json.dumps(scores, indent=1), flush=True)  # first of all: what is written after it may fail
     if out is not None:
         table = pd.DataFrame({"stay": np.asarray(cohort.stays)[index], "probability": probability})
         _write(out, table.to_csv(index=False).encode())
-    print(json.dumps(scores, indent=1))
 
 
 def _score_over(loaded, cohort, index, hours: str, calibrated: bool, figure: Path | None) -> None:
@@ -172,11 +206,12 @@ def _score_over(loaded, cohort, index, hours: str, calibrated: bool, figure: Pat
         asked = []
     if not asked or not all(0 <= hour < float("inf") for hour in asked):
         raise UserError(f'--hours "{hours}" are not hours from 0 on: write them as 6,12,24')
+    _say_late(cohort, index, asked)
     table = over_hours(loaded, cohort, index, asked, calibrated)
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    print("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]", flush=True)
     if figure is not None:
         _write(figure, png(drawn(table)))
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    print("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]")
 
 
 @app.command()
@@ -201,15 +236,15 @@ def explain(
 
     loaded, cohort = _run_and_cohort(run, data, None)
     table = contributions(loaded, cohort if until is None else cohort.until(until), stay, window)
-    if out is not None:
-        _write(out, table.to_csv(index=False).encode())
-    if figure is not None:
-        _write(figure, png(drawn(table)))
     print(
         f"stay {stay}: logit {table.attrs['logit']:.3f}; the {min(rows, len(table))} strongest of {len(table)}", end=" "
     )
     print("contributions to it (positive: for the outcome)")
-    print(table.drop(columns="stay").head(rows).to_string(index=False, float_format="{:.3g}".format))
+    print(table.drop(columns="stay").head(rows).to_string(index=False, float_format="{:.3g}".format), flush=True)
+    if out is not None:
+        _write(out, table.to_csv(index=False).encode())
+    if figure is not None:
+        _write(figure, png(drawn(table)))
 
 
 @app.command()
@@ -222,10 +257,9 @@ def diagnose(
     """Measure collapse, use of history, gradients and values, and say what to try: a report in Markdown."""
     from .diagnostics import diagnose as measures_of
     from .report import write_report
-    from .runs import load_run
     from .skill import skill
 
-    loaded = load_run(run)
+    loaded = _finished(run)
     cohort = _cohort(data, outcomes, loaded.variables)
     state = None
     if data == "simulated":

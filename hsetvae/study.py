@@ -18,10 +18,9 @@ import numpy as np
 import pandas as pd
 
 from .config import UserError
-from .declaration import Control, Question, Study
+from .declaration import Question, Study
 from .designs import expand, plan, table_hash
 from .files import write_atomically
-from .jobs import host_facts
 from .statistics import Comparison, compare, compare_events, holm, verdict
 
 DIVERGED = "TrainingDiverged"  # how the error of a run begins whose training diverged: a result, not a mishap
@@ -48,11 +47,16 @@ def runs_folder(study: Study) -> Path:
 
 def ended_record(folder: Path) -> dict[str, Any] | None:
     """The record of a run that need not run again: a finished one, or one that diverged and would diverge again."""
-    path = folder / "record.json"
-    if not path.exists():
+    record = _read(folder)
+    return record if record and _ended(record) else None
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    """The record of a run; None where there is none that can be read: the run is made again."""
+    try:
+        return json.loads((folder / "record.json").read_text())
+    except (FileNotFoundError, ValueError):
         return None
-    record = json.loads(path.read_text())
-    return record if _ended(record) else None
 
 
 def _ended(record: dict[str, Any]) -> bool:
@@ -77,9 +81,8 @@ def records_of(study: Study, ids: Sequence[str]) -> pd.DataFrame:
     """The records of some runs that have ended on this machine, each once."""
     rows = []
     for name in dict.fromkeys(ids):
-        path = runs_folder(study) / name / "record.json"
-        if path.exists():
-            rows.append(json.loads(path.read_text()))
+        if record := _read(runs_folder(study) / name):
+            rows.append(record)
     return pd.DataFrame(rows)
 
 
@@ -172,8 +175,13 @@ def publish(study: Study, budget: str = "", design: str = "") -> tuple[Path, int
         raise UserError(f"no run of design {study.design(design).name} has ended on this machine: run it first")
     known = {spec.id for name in study.designs for spec in expand(study, budget, name)}
     before = published_records(study, budget)
+    path, other = (
+        published(study, budget),
+        set(before["table"].dropna() if "table" in before else ()) - {table_hash(study)},
+    )
+    if study.elsewhere and other:
+        raise UserError(f"{path} holds records of another table of this name: rename one table, or delete the file")
     before = before[before["id"].isin(known)]
-    path = published(study, budget)
     both = each_once(records, before)
     write_atomically(path, csv_of(both).encode())
     return path, len({spec.id for spec in specs} - set(both["id"]))
@@ -307,31 +315,6 @@ def steps(study: Study, records: pd.DataFrame, measure: str) -> pd.DataFrame:
         rows.append((order, step, c.question, c.changed.name))
     places = pd.DataFrame(rows, columns=["order", "step", "label", "arm"])
     return places.merge(records[["arm", "replicate", measure]].rename(columns={measure: "value"}), on="arm")
-
-
-# --- controls --------------------------------------------------------------------------------------------------------
-
-
-def control_table(study: Study, records: pd.DataFrame) -> pd.DataFrame:
-    """Every control: control, claim, wanted, seen, n, holds.  A control with a failed run does not hold."""
-    rows, reference = [], records[records["arm"] == "reference"]
-    for c in plan(study, "controls")[1]:
-        control, arm = study.controls[c.question], records[records["arm"] == c.changed.name]
-        wanted, seen, holds = _held(control, arm, reference)
-        complete = bool((arm["status"] == "finished").all())
-        rows.append((control.name, control.claim, wanted, seen, len(arm), holds and complete))
-    return pd.DataFrame(rows, columns=["control", "claim", "wanted", "seen", "n", "holds"])
-
-
-def _held(control: Control, arm: pd.DataFrame, reference: pd.DataFrame) -> tuple[str, str, bool]:
-    if control.between is None:
-        of_machine = [*HOST, *host_facts()]
-        a, b = (side.drop(columns=of_machine, errors="ignore").sort_values("replicate") for side in (arm, reference))
-        different = [n for n in a if not (a[n].reset_index(drop=True)).equals(b[n].reset_index(drop=True))]
-        return "every number of the reference", f"measures that differ: {len(different)}", not different
-    low, high = control.between
-    mean = arm[control.measure].mean()
-    return f"{control.measure} from {low:g} to {high:g}", f"{control.measure} {mean:.3g}", bool(low <= mean <= high)
 
 
 # --- what is there --------------------------------------------------------------------------------------------------

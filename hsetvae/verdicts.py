@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from .declaration import Study
+from .declaration import Control, Study
+from .designs import plan
 from .files import write_atomically
+from .jobs import host_facts
 from .readme import markdown, renewed
-from .study import StaleRecords, control_table, load_records, published, summary
+from .study import HOST, StaleRecords, load_records, published, summary
 
 COLUMNS = ["row", "claim", "verdict", "effect", "n", "data", "judged by"]
 NOT_RUN = "not yet run"
@@ -84,6 +86,28 @@ def _data(study: Study, budget: str, design: str) -> str:
         return Path(study.data["source"]).stem
     stays = (study.data | study.budget(budget or study.design(design).budget))["stays"]
     return f"simulated, {stays} stays"
+
+
+def control_table(study: Study, records: pd.DataFrame) -> pd.DataFrame:
+    """Every control: control, claim, wanted, seen, n, holds.  A control with a failed run does not hold."""
+    rows, reference = [], records[records["arm"] == "reference"]
+    for c in plan(study, "controls")[1]:
+        control, arm = study.controls[c.question], records[records["arm"] == c.changed.name]
+        wanted, seen, holds = _held(control, arm, reference)
+        complete = bool((arm["status"] == "finished").all())
+        rows.append((control.name, control.claim, wanted, seen, len(arm), holds and complete))
+    return pd.DataFrame(rows, columns=["control", "claim", "wanted", "seen", "n", "holds"])
+
+
+def _held(control: Control, arm: pd.DataFrame, reference: pd.DataFrame) -> tuple[str, str, bool]:
+    if control.between is None:
+        of_machine = [*HOST, *host_facts()]
+        a, b = (side.drop(columns=of_machine, errors="ignore").sort_values("replicate") for side in (arm, reference))
+        different = [n for n in a if not (a[n].reset_index(drop=True)).equals(b[n].reset_index(drop=True))]
+        return "every number of the reference", f"measures that differ: {len(different)}", not different
+    low, high = control.between
+    mean = arm[control.measure].mean()
+    return f"{control.measure} from {low:g} to {high:g}", f"{control.measure} {mean:.3g}", bool(low <= mean <= high)
 
 
 def as_text(table: pd.DataFrame) -> str:

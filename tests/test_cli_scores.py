@@ -56,3 +56,30 @@ def test_a_table_without_the_validation_stays_does_not_calibrate_a_run(call, own
     refused = call("evaluate", own / "run", "--data", tmp_path / "other.parquet", "--calibrated")
     assert refused.status == 2 and "0 of the 8 validation stays of" in refused.err and "calibrate with" in refused.err
     assert not (own / "run" / "calibration.json").exists()
+
+
+def test_what_a_score_might_hide_is_said(call, own, tables, tmp_path):
+    """The same patients with one digit changed, and hours at which nothing was known of anybody."""
+    events = pd.read_csv(own / "events.csv", dtype={"stay": str})
+    events.assign(value=events.value + 1e-4, hours=events.hours + 24).to_csv(tmp_path / "later.csv", index=False)
+    other = ["--data", tmp_path / "later.csv", *tables[2:]]
+    told = call("evaluate", own / "run", *other, "--until", 6)
+    assert "32 of these 40 stays have the id of a stay that the run has learned from" in told.err
+    assert "8 of these 40 stays are the run's own test stays" in told.err
+    assert "40 stays have no event until hour 6: their first set stands in for it" in told.err
+    plain = call("evaluate", own / "run", *tables)
+    assert "these" not in plain.err and "stands in" not in plain.err
+
+
+def test_scores_are_said_before_a_file_that_cannot_be_written(call, own, tables):
+    for words in (["--out", own], ["--hours", "6,12", "--figure", own]):
+        told = call("evaluate", own / "run", *tables, *words)
+        assert told.status == 2 and "cannot be written" in told.err and '"auroc"' in told.out
+
+
+def test_a_training_that_has_not_ended_is_neither_scored_nor_diagnosed(call, own, tables, tmp_path):
+    shutil.copytree(own / "run", tmp_path / "run")
+    (tmp_path / "run" / "done.json").unlink()
+    for command in ("evaluate", "diagnose"):
+        told = call(command, tmp_path / "run", *tables)
+        assert told.status == 2 and "has not finished its training: continue it" in told.err

@@ -15,8 +15,8 @@ from hsetvae.declaration import load_study
 from hsetvae.evaluate import predict
 from hsetvae.scores import auroc
 from hsetvae.simulate import simulate
-from hsetvae.study import control_table
 from hsetvae.train import train
+from hsetvae.verdicts import control_table
 
 TINY = BASELINE.but(width=16, latent=6, feedforward=16, epochs=2, batch_size=16, pretrain_epochs=0)
 POOLINGS = ("mean", "dot", "query", "last")

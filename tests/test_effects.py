@@ -11,7 +11,6 @@ from hsetvae.declaration import load_study
 from hsetvae.designs import expand
 from hsetvae.study import (
     StaleRecords,
-    control_table,
     effects,
     interaction,
     load_records,
@@ -20,6 +19,7 @@ from hsetvae.study import (
     runs_folder,
     summary,
 )
+from hsetvae.verdicts import control_table
 
 DECLARED = load_study(Path(__file__).resolve().parents[1] / "ablations" / "study.toml")
 
