@@ -22,7 +22,7 @@ from IPython.display import HTML, display
 
 from hsetvae import plots
 from hsetvae.designs import expand
-from hsetvae.statistics import compare
+from hsetvae.statistics import compare, widening
 from hsetvae.study import StaleRecords, effects, interactions, load_records, summary
 
 
@@ -103,7 +103,7 @@ class Factor:
         """The effect on every endpoint; where splits share their stays, with the interval that counts this."""
 
         def wider(row) -> dict[str, str]:
-            reach = (row.high - row.estimate) * ((1 + row.n * overlap) ** 0.5 if row.sd else 1)
+            reach = (row.high - row.estimate) * (widening(row.n, overlap) if row.sd else 1)
             return {"[95 %], overlap counted": f"[{row.estimate - reach:+.3f}, {row.estimate + reach:+.3f}]"}
 
         table([

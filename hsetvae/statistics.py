@@ -30,6 +30,11 @@ def _all_signs(n: int) -> np.ndarray:
     return np.array(list(itertools.product((1.0, -1.0), repeat=n))).reshape(-1, n)
 
 
+def widening(n: int, overlap: float) -> float:
+    """How many times wider an interval of n replicates is when their overlap is counted (see `t_interval`)."""
+    return math.sqrt(1 + n * overlap)
+
+
 def t_interval(d: np.ndarray, level: float = 0.95, overlap: float = 0.0) -> tuple[float, float]:
     """Student's interval of the mean of d.  It covers at small n, where the bootstrap does not.
 
@@ -39,7 +44,7 @@ def t_interval(d: np.ndarray, level: float = 0.95, overlap: float = 0.0) -> tupl
     n = len(d)
     if n < 2:
         return math.nan, math.nan
-    reach = stdtrit(n - 1, 0.5 + level / 2) * np.std(d, ddof=1) * math.sqrt(1 / n + overlap)
+    reach = stdtrit(n - 1, 0.5 + level / 2) * np.std(d, ddof=1) / math.sqrt(n) * widening(n, overlap)
     return float(np.mean(d) - reach), float(np.mean(d) + reach)
 
 
@@ -158,7 +163,7 @@ def verdict(
         raise UserError(f"a question needs a direction of +1 or -1 and a delta above 0; got {direction} and {delta}")
     if failed > MOST_FAILED or c.n < 2:
         return f"not evaluable: {failed:.0%} of the runs failed" if failed else f"not evaluable at n={c.n}"
-    wider = math.sqrt(1 + c.n * overlap)
+    wider = widening(c.n, overlap)
     if c.p_holm < ALPHA:
         only = ONLY if overlap and abs(c.estimate) <= wider * (c.high - c.estimate) else ""
         if np.sign(c.estimate) != direction:
