@@ -9,10 +9,12 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
@@ -22,8 +24,9 @@ from sklearn.preprocessing import FunctionTransformer, RobustScaler, StandardSca
 from .cohort import Cohort
 from .config import UserError, stream
 from .data import Split
-from .files import refuse_file, write_atomically
+from .files import LOCK, held, write_atomically
 from .scores import score_all
+from .stays import hash_of, read_stays, stays_of, unseen, write_stays
 
 SECOND_DAY = 24.0  # hours
 STATISTICS = ("first", "last", "mean", "min", "max", "sd", "count", "second day")
@@ -105,13 +108,13 @@ class Baseline:
 
     name: str
     variables: tuple[str, ...]
-    seen: set[str]  # fingerprints of the stays it learned from
+    stays: pd.DataFrame  # columns stay, part (train, validation, test), fingerprint
     used: np.ndarray  # which features have a value in training
     model: object
 
     def unseen(self, cohort: Cohort) -> np.ndarray:
-        """Index of the stays that it did not learn from, by content."""
-        return np.flatnonzero([print_ not in self.seen for print_ in cohort.fingerprints()])
+        """Index of the stays that it did not learn from, by id and by content."""
+        return unseen(self.stays, cohort)
 
     def predict(self, cohort: Cohort, index: np.ndarray | None = None) -> np.ndarray:
         """Probability of the outcome of the stays `index` (default: all) -> (n,)."""
@@ -143,18 +146,18 @@ def train_baseline(name: str, cohort: Cohort, split: Split, out: str | os.PathLi
     Raises UserError when `out` exists, and as `fit_baselines` does.
     """
     out = Path(out)
-    refuse_file(out)
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is a folder with files: choose another --out")
     X, outcome, used = learned_from(cohort, split)
     model = fitted(name, X, outcome, seed)
-    seen = cohort.subset(np.concatenate([split.train, split.validation])).fingerprints()
-    buffer = io.BytesIO()
+    stays, buffer = stays_of(cohort, split), io.BytesIO()
     np.savez_compressed(buffer, X=X, outcome=outcome, used=used)
-    write_atomically(out / "features.npz", buffer.getvalue())
-    facts = {"baseline": name, "seed": int(seed), "variables": list(cohort.variables), "seen": seen}
-    write_atomically(out / "baseline.json", json.dumps(facts).encode())
-    return Baseline(name, cohort.variables, set(seen), used, model)
+    facts = {"baseline": name, "seed": int(seed), "variables": list(cohort.variables), "stays": hash_of(stays)}
+    with held(out):
+        if any(p.name != LOCK for p in out.iterdir()):
+            raise UserError(f"{out} is a folder with files: choose another --out")
+        write_stays(out, stays)
+        write_atomically(out / "features.npz", buffer.getvalue())
+        write_atomically(out / "baseline.json", json.dumps(facts).encode())
+    return Baseline(name, cohort.variables, stays, used, model)
 
 
 def is_baseline(folder: str | os.PathLike) -> bool:
@@ -166,9 +169,13 @@ def load_baseline(folder: str | os.PathLike) -> Baseline:
     """The baseline of a folder, fitted again from what it learned from.  UserError when the folder is damaged."""
     try:
         facts = json.loads((Path(folder) / "baseline.json").read_text())
+        name, seed, variables = facts["baseline"], facts["seed"], tuple(facts["variables"])
+        stays = read_stays(Path(folder), facts["stays"])
         with np.load(io.BytesIO((Path(folder) / "features.npz").read_bytes()), allow_pickle=False) as stored:
             X, outcome, used = stored["X"], stored["outcome"], stored["used"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        model = fitted(name, X, outcome, seed)
+    except UserError:
+        raise
+    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{folder} is not a whole baseline ({error}): train it again") from None
-    model = fitted(facts["baseline"], X, outcome, facts["seed"])
-    return Baseline(facts["baseline"], tuple(facts["variables"]), set(facts["seen"]), used, model)
+    return Baseline(name, variables, stays, used, model)

@@ -37,6 +37,7 @@ class Calibrator:
     slope: float
     intercept: float
     stays: int  # validation stays that it was fitted on
+    outcomes: str  # hash of their outcomes
 
     @classmethod
     def fit(cls, outcome: np.ndarray, probability: np.ndarray) -> Calibrator:
@@ -57,7 +58,7 @@ class Calibrator:
                 "the validation stays with higher predictions have the outcome less often: there is nothing to "
                 "calibrate; train longer or on more stays"
             )
-        return cls(slope, intercept, n)
+        return cls(slope, intercept, n, _hash(outcome.tobytes()))
 
     def __call__(self, probability: np.ndarray) -> np.ndarray:
         """Predicted (n,) -> calibrated (n,); the order of the stays, and with it AUROC and AUPRC, stays."""
@@ -73,21 +74,29 @@ def log_odds(probability: np.ndarray) -> np.ndarray:
 def calibrate(run, cohort: Cohort, until: float | None = None) -> Calibrator:
     """The calibration of a run, fitted on its validation stays and kept in its folder; no test stay is looked at.
 
-    `until` (hours) calibrates what is predicted at that hour.  A calibration that the folder holds for these weights is
-    read instead, so that a table without the validation stays can be scored.  Raises UserError when neither is there.
+    `until` (hours) calibrates what is predicted at that hour.  A calibration that the folder holds for these weights,
+    and for the outcomes that the table gives the validation stays, is read instead, so that a table without these stays
+    can be scored.  Raises UserError when neither is there.
     """
     if isinstance(run, Baseline):
         raise UserError("a baseline learned from its validation stays: there is none left to calibrate it on")
-    weights = hashlib.blake2b((run.folder / "model.safetensors").read_bytes(), digest_size=8).hexdigest()
+    weights = _hash((run.folder / "model.safetensors").read_bytes())
     hour = "all" if until is None else f"{until:g}"
     kept = _kept(run.folder / FILE, weights)
-    if hour not in kept:
-        stays = cohort.subset(_validation(run, cohort))
-        known = np.zeros(len(stays), dtype=bool) if stays.outcome is None else ~np.isnan(stays.outcome)
+    index, wanted = _validation(run, cohort)
+    outcome = np.full(len(index), np.nan) if cohort.outcome is None else cohort.outcome[index]
+    known = ~np.isnan(outcome)
+    comparable = len(index) == wanted and known.any()
+    if hour not in kept or (comparable and kept[hour].outcomes != _hash(outcome[known].tobytes())):
+        if len(index) < wanted:
+            raise UserError(
+                f"{len(index)} of the {wanted} validation stays of {run.folder} are in this table: calibrate with the "
+                "table that the run was trained on; the calibration is then kept in its folder for other tables"
+            )
         if not known.any():
             raise UserError("no validation stay has a known outcome: give the outcome table (--outcomes FILE)")
-        probability = probabilities(run, stays, np.flatnonzero(known), until)
-        kept[hour] = Calibrator.fit(stays.outcome[known], probability)
+        probability = probabilities(run, cohort.subset(index), np.flatnonzero(known), until)
+        kept[hour] = Calibrator.fit(outcome[known], probability)
         hours = {name: dataclasses.asdict(one) for name, one in kept.items()}
         write_atomically(run.folder / FILE, json.dumps({"weights": weights, "hours": hours}, indent=1).encode())
     return kept[hour]
@@ -105,17 +114,16 @@ def _kept(path: Path, weights: str) -> dict[str, Calibrator]:
         raise UserError(f"{path} is damaged: delete it, and it is fitted again") from None
 
 
-def _validation(run, cohort: Cohort) -> np.ndarray:
-    """Index of the run's validation stays in `cohort`, by content.  UserError when one is missing."""
-    wanted = set(run.stays.loc[run.stays.part == "validation", "fingerprint"])
-    place = {print_: i for i, print_ in enumerate(cohort.fingerprints())}
-    found = sorted(place[print_] for print_ in wanted & place.keys())
-    if len(found) < len(wanted):
-        raise UserError(
-            f"{len(found)} of the {len(wanted)} validation stays of {run.folder} are in this table: calibrate with the "
-            "table that the run was trained on; the calibration is then kept in its folder for other tables"
-        )
-    return np.array(found, dtype=np.int64)
+def _validation(run, cohort: Cohort) -> tuple[np.ndarray, int]:
+    """Index of the run's validation stays in `cohort`, by id and content, and how many the run has."""
+    part = run.stays[run.stays.part == "validation"]
+    wanted = set(zip(part.stay, part.fingerprint, strict=True))
+    pairs = zip(cohort.stays.tolist(), cohort.fingerprints(), strict=True)
+    return np.array([i for i, pair in enumerate(pairs) if pair in wanted], dtype=np.int64), len(wanted)
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 # --- probabilities and scores, at any hour ---------------------------------------------------------------------------

@@ -51,6 +51,8 @@ def _cohort(data: str, outcomes: Path | None, variables: tuple[str, ...] | None 
     cohort, report = read_cohort(data, outcomes, variables=variables)
     for line in report.lines():
         print(line, file=sys.stderr)
+    if variables is not None and (absent := cohort.absent()):
+        print(f"  no event of {len(absent)} of the run's variables: {', '.join(absent)}", file=sys.stderr)
     return cohort
 
 
@@ -73,18 +75,21 @@ def _finished(run: Path):
 
 
 def _say_whose(loaded, cohort, index) -> None:
-    """On stderr, which of the stays that the run has not seen may not be what they seem."""
-    if (stays := getattr(loaded, "stays", None)) is not None:  # a baseline keeps no ids
-        ids = cohort.stays[index]
-        learned, tested = (set(stays.loc[part, "stay"]) for part in (stays.part != "test", stays.part == "test"))
-        own = sum(stay in tested for stay in ids)
-        if 0 < own < len(ids):
-            print(f"{own} of these {len(ids)} stays are the run's own test stays", file=sys.stderr)
-        if same := sum(stay in learned for stay in ids):
-            print(
-                f"{same} of these {len(ids)} stays have the id of a stay that the run has learned from or was selected "
-                "on, with other events: if they are the same patients, the scores mean nothing", file=sys.stderr,
-            )  # fmt: skip
+    """On stderr, how many of the unseen stays `index` are the run's test stays, and how many an id alone left out."""
+    import numpy as np
+
+    own = int(np.isin(cohort.stays[index], loaded.stays.stay[loaded.stays.part == "test"]).sum())
+    if 0 < own < len(index):
+        print(f"{own} of these {len(index)} stays are the run's own test stays", file=sys.stderr)
+    learned = loaded.stays[loaded.stays.part != "test"]
+    left = np.setdiff1d(np.flatnonzero(np.isin(cohort.stays, learned.stay)), index)
+    others = set(cohort.subset(left).fingerprints()) - set(learned.fingerprint)
+    if others:
+        print(
+            f"{len(others)} stays are left out because the run has learned from, or was selected on, stays of these "
+            "ids, though with other events: if they are other patients, give them other ids, or use --split all",
+            file=sys.stderr,
+        )
 
 
 def _say_late(cohort, index, hours: list[float]) -> None:

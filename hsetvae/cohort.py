@@ -95,6 +95,13 @@ class Cohort:
             found += [_hash(events[a:b].tobytes()) for a, b in itertools.pairwise(bounds)]
         return found
 
+    def absent(self) -> list[str]:
+        """Variables without an event."""
+        count = np.zeros(len(self.variables), dtype=np.int64)
+        for part in self.parts():
+            count += np.bincount(part.variable, minlength=len(count))
+        return [name for name, n in zip(self.variables, count, strict=True) if not n]
+
     def parts(self) -> Iterator[Cohort]:
         """All stays, in order, in cohorts of about AT_ONCE events."""
         number = self.first_event[self.first_set[1:]] // AT_ONCE  # (S,)

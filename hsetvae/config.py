@@ -17,6 +17,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+LARGEST = 1e6  # of any setting: beyond it a weight leaves single precision nothing to add it to
+
 
 class UserError(ValueError):
     """Something the user can put right: the message says what is wrong, where, and what to do."""
@@ -39,7 +41,7 @@ def stream(seed: int, *names: object) -> int:
 
 
 def knob(
-    default: Any, text: str, unit: str = "", ledger: str = "", at_least=None, at_most=None, choices: str = ""
+    default: Any, text: str, unit: str = "", ledger: str = "", at_least=None, at_most=LARGEST, choices: str = ""
 ) -> Any:
     """A Config field that explains itself: what it does, its unit, its ledger row, its allowed range (inclusive).
 
@@ -55,12 +57,12 @@ class Config:
     """All that decides a run besides the data and the seed.  Frozen: use `.but(beta=0.5)` for a changed copy."""
 
     # --- sizes (context) -------------------------------------------------------------------------------------------
-    width: int = knob(64, "width D of every token", "features", at_least=4)
-    latent: int = knob(16, "latent width Z of one level", "dimensions", at_least=1)
-    levels: int = knob(2, "levels L of latents per set", "levels", at_least=1)
-    heads: int = knob(2, "attention heads", "heads", at_least=1)
-    layers: int = knob(2, "layers of the history Transformer", "layers", at_least=1)
-    feedforward: int = knob(128, "hidden width of the Transformer's feed-forward part", "features", at_least=1)
+    width: int = knob(64, "width D of every token", "features", at_least=4, at_most=4096)
+    latent: int = knob(16, "latent width Z of one level", "dimensions", at_least=1, at_most=4096)
+    levels: int = knob(2, "levels L of latents per set", "levels", at_least=1, at_most=64)
+    heads: int = knob(2, "attention heads", "heads", at_least=1, at_most=256)
+    layers: int = knob(2, "layers of the history Transformer", "layers", at_least=1, at_most=256)
+    feedforward: int = knob(128, "width of the Transformer's hidden layers", "features", at_least=1, at_most=65536)
     inducing_points: int = knob(0, "inducing points of the set encoder; 0 = plain self-attention", "points", at_least=0)
     max_sets: int = knob(256, "longest stay the model accepts (size of the position table)", "sets", at_least=1)
     dropout: float = knob(0.1, "dropout in the Transformer and the outcome head", "share", at_least=0, at_most=0.95)
@@ -257,7 +259,7 @@ def _checked(f: dataclasses.Field, value: Any) -> Any:
             raise UserError(f"{where} is not finite")
         if (low is not None and value < low) or (high is not None and value > high):
             bounds = " and ".join(
-                t for t in (low is not None and f"at least {low}", high is not None and f"at most {high}") if t
+                t for t in (low is not None and f"at least {low:g}", high is not None and f"at most {high:g}") if t
             )
             raise UserError(f"{where} is out of range: it must be {bounds}")
     return value

@@ -25,7 +25,7 @@ from .declaration import Design, Question, Study, content_hash
 # What decides the numbers of a run.  A changed comment or docstring changes nothing, a changed line of code does.
 CODE = (
     "attention baselines cohort config controls data decoders diagnostics evaluate events gather history mapped "
-    "measures model objective observe optim runs scores setvae simulate summary tables teacher train"
+    "measures model objective observe optim runs scores setvae simulate stays summary tables teacher train"
 ).split()
 
 

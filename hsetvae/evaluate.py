@@ -73,8 +73,17 @@ def _checked(run, cohort: Cohort, index: np.ndarray | None) -> np.ndarray:
     return index
 
 
+def _knows_outcomes(run) -> None:
+    if not run.history["validation_bce"].any():  # exactly 0: there was none to compare with
+        raise UserError("this run was trained without outcomes: train one with the outcome table (--outcomes FILE)")
+
+
 def predict(run, cohort: Cohort, index: np.ndarray | None = None) -> np.ndarray:
-    """Probability of the outcome for each stay of `index` (default: all) -> (n,) float64."""
+    """Probability of the outcome for each stay of `index` (default: all) -> (n,) float64.
+
+    Raises UserError for a run that was trained without outcomes.
+    """
+    _knows_outcomes(run)
     index = _checked(run, cohort, index)
     stays = passes(run.model, cohort, index, run.standardiser, run.config.max_sets, decode=False)
     return np.concatenate([torch.sigmoid(output.logits.double()).numpy() for _, _, output in stays])
@@ -97,8 +106,10 @@ def per_stay(run, cohort: Cohort, index: np.ndarray) -> tuple[pd.DataFrame, np.n
 def evaluate(run, cohort: Cohort, index: np.ndarray | None = None) -> dict[str, float]:
     """Scores on `index` (default: all stays): n, auroc, auprc, accuracy, majority, brier, ece, nll_per_event,
     kl_per_set, each with `_low` and `_high`; nll in nats per event (None unless the decoder is a likelihood of the
-    current set), KL in nats per set.  UserError when no stay has a known outcome."""
+    current set), KL in nats per set.  UserError when no stay has a known outcome, or none had in
+    training."""
     index = cohort.positions(index)
+    _knows_outcomes(run)
     stays, logits = per_stay(run, cohort, index)
     outcome = cohort.outcome[index] if cohort.outcome is not None else np.full(len(index), np.nan)
     known = ~np.isnan(outcome)

@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
 from .config import UserError
 
 PARTIAL = ".partial"  # how an unfinished file ends
+LOCK = ".lock"  # in a folder that a process has for itself
+PATIENCE = 10  # seconds; what a killed worker leaves behind lives for a moment
 
 
 def remove_partial(folder: Path) -> None:
@@ -24,6 +28,30 @@ def refuse_file(folder: Path) -> None:
     """UserError when what shall be a folder, or lie in one, is a file."""
     if taken := next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None):
         raise UserError(f"{taken} is a file: a run needs a folder, choose another --out")
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The folder, made where it is missing, for this process alone, until the block or the process ends.
+
+    Raises UserError when another process has it, and when the system refuses.
+    """
+    refuse_file(folder)
+    lock = FileLock(folder / LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        raise UserError(
+            f"another process is writing the run {folder}: wait until it has ended, or choose another --out"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another place") from None
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:

@@ -157,7 +157,12 @@ class Gathered:
         self.columns = {name: _known(column[order], list(self.groups)) for name, column in whole.items()}
         if outcomes is not None:
             outcome, self.counts["stays of the outcome table without events, dropped"] = _outcomes(outcomes, found)
-            self.columns["outcome"] = outcome[order]
+            own, outcome = self.columns.get("outcome"), outcome[order]
+            if own is not None:
+                self.counts["stays whose outcome in the event table is another, overruled"] = int(
+                    ((own != outcome) & ~(np.isnan(own) & np.isnan(outcome))).sum()
+                )
+            self.columns["outcome"] = outcome
         if "outcome" in self.columns:
             self.counts["stays without a known outcome"] = int(np.isnan(self.columns["outcome"]).sum())
 

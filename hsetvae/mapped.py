@@ -16,6 +16,8 @@ import mmap
 import os
 import shutil
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -212,10 +214,17 @@ def write_mapped(folder: Path, blocks: Iterable[Cohort], parts: int, counts: dic
 
 
 def open_mapped(folder: Path) -> tuple[Cohort, dict[str, int]] | None:
-    """The mapped cohort of a folder, and its counts; None when there is no such folder."""
+    """The mapped cohort of a folder, and its counts; None when there is no folder, UserError when it is damaged."""
     if not folder.is_dir():
         return None
-    facts = json.loads((folder / "facts.json").read_text())
-    arrays = {name: Mapped(folder / name, dtype, mode="r") for name, dtype in ARRAYS.items()}
-    with np.load(folder / "stays.npz", allow_pickle=False) as stays:
-        return Cohort(variables=tuple(facts["variables"]), **arrays, **stays), facts["counts"]
+    try:
+        facts = json.loads((folder / "facts.json").read_text())
+        arrays = {name: Mapped(folder / name, dtype, mode="r") for name, dtype in ARRAYS.items()}
+        with np.load(folder / "stays.npz", allow_pickle=False) as stays:
+            cohort = Cohort(variables=tuple(facts["variables"]), **arrays, **stays)
+        sizes = cohort.first_set[-1] == len(cohort.hours) and cohort.first_event[-1] == len(cohort.value)
+        if not (sizes and len(cohort.variable) == len(cohort.value)):
+            raise ValueError("its files do not fit together")
+        return cohort, facts["counts"]
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{folder} is damaged ({error}): delete it, and it is made from the table again") from None

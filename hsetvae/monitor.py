@@ -73,6 +73,6 @@ class Monitor:
                 if lasted[rule.__name__] == enough:
                     where = f"{self.name}, epoch {history[-1]['epoch']}: "
                     text = f"{where}{seen.finding} Evidence: {seen.evidence}. {tried(seen.remedy)}"
-                    warnings.warn(text, TrainingWarning, stacklevel=4)  # the line that called `train`
+                    warnings.warn(text, TrainingWarning, stacklevel=5)  # the line that called `train`
         row["s_past"] = math.nan if m["s_past"] is None else m["s_past"]
         return {f"validation_{name}": value for name, value in row.items()}

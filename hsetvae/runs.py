@@ -7,7 +7,6 @@ Every file is replaced atomically, so a kill leaves the old one or the new one.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -25,9 +24,10 @@ from torch import nn
 from . import __version__
 from .cohort import Cohort
 from .config import Config, UserError
-from .data import Split, Standardiser
-from .files import PARTIAL, refuse_file, remove_partial, write_atomically
+from .data import Standardiser
+from .files import LOCK, PARTIAL, remove_partial, write_atomically
 from .model import HSetVAE
+from .stays import STAYS, hash_of, read_stays, unseen
 
 
 @dataclass
@@ -44,28 +44,22 @@ class Run:
     stays: pd.DataFrame  # columns stay, part (train, validation, test), fingerprint
 
     def unseen(self, cohort: Cohort) -> np.ndarray:
-        """Index of the stays of `cohort` that were neither trained on nor used for selection, by content."""
-        seen = set(self.stays.loc[self.stays.part != "test", "fingerprint"])
-        return np.array([i for i, print_ in enumerate(cohort.fingerprints()) if print_ not in seen], dtype=np.int64)
+        """Index of the stays of `cohort` that were neither trained on nor used for selection, by id and by content."""
+        return unseen(self.stays, cohort)
 
 
-def identity_of(config: Config, cohort: Cohort, split: Split, seed: int, standardiser: Standardiser) -> dict:
+def identity_of(config: Config, cohort: Cohort, stays: pd.DataFrame, seed: int, standardiser: Standardiser) -> dict:
     """What makes two calls the same run, and the facts a reader of the folder needs."""
     return {
         "config": config.to_dict(),
         "seed": int(seed),
         "data": cohort.key(),
-        "split": {name: _named(getattr(split, name)) for name in ("train", "validation", "test")},
+        "split": {**stays.part.value_counts(sort=False).to_dict(), "hash": hash_of(stays)},
         "variables": list(cohort.variables),
         "standardiser": standardiser.to_dict(),
         "versions": {"hsetvae": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "threads": torch.get_num_threads(),
     }
-
-
-def _named(index: np.ndarray) -> str:
-    """How many stays of a cohort a part has, and a hash that says which."""
-    return f"{len(index)} {hashlib.blake2b(index.astype(np.int64).tobytes(), digest_size=8).hexdigest()}"
 
 
 def _facts(folder: Path) -> dict:
@@ -79,9 +73,8 @@ def _facts(folder: Path) -> dict:
 
 def claim(out: Path, identity: dict, resume: bool) -> None:
     """Refuse to overwrite a run, and to continue one with another configuration, seed or data."""
-    refuse_file(out)
     if not (out / "config.json").exists():
-        if out.exists() and any(p.name != "stays.csv" and not p.name.endswith(PARTIAL) for p in out.iterdir()):
+        if any(p.name not in (STAYS, LOCK) and not p.name.endswith(PARTIAL) for p in out.iterdir()):
             raise UserError(f"{out} is a folder with other files: choose another --out")
         return remove_partial(out)
     if not resume:
@@ -112,8 +105,18 @@ def load_resume(out: Path, device: str) -> dict | None:
     if not path.exists():
         return None
     try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+        saved = torch.load(path, map_location=device, weights_only=True)
+        return {name: saved[name] for name in ("model", "average", "optimizer", "state")}
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        pickle.UnpicklingError,
+    ):
         raise UserError(f"{path} is damaged: delete it to train this run again from the start") from None
 
 
@@ -163,7 +166,7 @@ def load_run(folder: str | os.PathLike) -> Run:
         raise UserError(f"{folder} holds a baseline, which has no latents and no history: give a run of the model")
     try:
         facts = _facts(folder)
-        stays = _table(folder / "stays.csv", ["stay", "part", "fingerprint"], dtype=str, keep_default_na=False)
+        stays = read_stays(folder, facts["split"]["hash"])
         history = _table(folder / "history.csv", ["step", "epoch", "validation_loss"])
     except FileNotFoundError as error:
         name = Path(error.filename).name

@@ -39,7 +39,7 @@ class Piece(NamedTuple):
     def codes(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """A column of ids or names as codes (N,) into its sorted distinct texts; -1 where it is empty.
 
-        Raises UserError when the column holds neither text nor whole numbers.
+        Raises UserError when the column holds neither text nor whole numbers, and for a text of several lines.
         """
         column = self.table.column(name)
         encoded = pa.types.is_dictionary(column.type)
@@ -50,6 +50,8 @@ class Piece(NamedTuple):
         texts = np.array(column.dictionary.cast(pa.string()).to_pylist(), dtype=str)
         names = np.unique(texts[np.char.strip(texts) != ""])
         code = column.indices.fill_null(-1).to_numpy()
+        broken = np.array([len(text.splitlines()) > 1 for text in texts.tolist()] + [False])
+        self.refuse(broken[code], f"has a {name} of several lines: a quotation mark that opens there closes rows later")
         if len(names) == len(texts) and (names == texts).all():  # sorted already, as our own tables are
             return code, names
         place = {text: i for i, text in enumerate(names.tolist())}

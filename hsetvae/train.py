@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import safetensors.torch
 import torch
 from torch import nn
@@ -19,7 +18,7 @@ from .cohort import Cohort
 from .config import Config, UserError, stream
 from .data import FITTED, Batch, Split, Standardiser, at_most, batches, collate, longest_stay, with_shorter
 from .evaluate import EVALUATION_BATCH, mean_terms
-from .files import write_atomically
+from .files import held, write_atomically
 from .model import HSetVAE, SetAutoencoder, initialise
 from .monitor import Monitor
 from .objective import objective
@@ -27,6 +26,7 @@ from .optim import CLIPS, follow, lr_at, parameter_groups, set_stage
 from .progress import Progress
 from .runs import Run, claim, identity_of, load_resume, load_run, load_tensors, save_history, save_resume
 from .scores import auroc
+from .stays import stays_of, write_stays
 from .teacher import taught
 
 ROWS_PER_EPOCH = 4  # rows of the history; validation is scored at the end of each epoch
@@ -55,7 +55,8 @@ def train(
     `resume=True` continues a killed run of the same configuration, data and seed, or returns a finished one.
     What the doctor sees begin, and stay, is said once, as a TrainingWarning.
     Under `torchrun` every rank calls it and takes its share of each batch (torch's DistributedDataParallel).
-    Raises UserError when `out` holds another run, a stay has more than `max_sets` sets or there is no such device,
+    Raises UserError when `out` holds another run or another process trains there, a stay has more than `max_sets` sets,
+    or there is no such device,
     TrainingDiverged for a non-finite loss or gradient, or when every step was skipped for one.
     """
     out = Path(out)
@@ -66,15 +67,19 @@ def train(
     if leaked := len(np.intersect1d(split.test, np.concatenate([split.train, split.validation]))):
         raise UserError(f"{leaked} test stays of this split are learned from or selected on, too: no score would count")
     longest_stay(cohort, np.concatenate([split.train, split.validation, split.test]), config.max_sets)
-    identity = identity_of(config, cohort, split, seed, standardiser)
-    if int(os.environ.get("RANK", "0")) == 0:
+    if int(os.environ.get("RANK", "0")):
+        return _trained(config, cohort, split, standardiser, out, seed, progress, device)
+    stays = stays_of(cohort, split)
+    identity = identity_of(config, cohort, stays, seed, standardiser)
+    with held(out):
         claim(out, identity, resume)
-        parts = {name: getattr(split, name) for name in ("train", "validation", "test")}
-        index, prints = np.concatenate(list(parts.values())), np.array(cohort.fingerprints(), dtype=object)
-        part = np.repeat(list(parts), [len(p) for p in parts.values()])
-        table = pd.DataFrame({"stay": cohort.stays[index], "part": part, "fingerprint": prints[index]})
-        write_atomically(out / "stays.csv", table.to_csv(index=False).encode())
+        write_stays(out, stays)
         write_atomically(out / "config.json", json.dumps(identity, indent=1).encode())
+        return _trained(config, cohort, split, standardiser, out, seed, progress, device)
+
+
+def _trained(config, cohort, split, standardiser, out: Path, seed: int, progress, device: str) -> Run:
+    """The run in the folder `out`, trained until it is finished."""
     if (out / "done.json").exists():
         return load_run(out)
     model = HSetVAE(config, len(cohort.variables))
@@ -109,7 +114,7 @@ def train(
 def _check(device: str) -> None:
     """UserError unless a tensor can be put there; before anything is written."""
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # `meta` holds no numbers
     except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
         raise UserError(f'device "{device}" cannot be used: {str(error).splitlines()[0]}') from None
 

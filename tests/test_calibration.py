@@ -40,7 +40,7 @@ def test_a_distortion_of_the_log_odds_is_undone():
 def test_calibration_keeps_the_order_of_the_stays():
     rng = np.random.default_rng(1)
     told, outcome = rng.random(300), (rng.random(300) < 0.3).astype(float)
-    calibrator = Calibrator(0.3, -2.0, 300)
+    calibrator = Calibrator(0.3, -2.0, 300, "")
     assert auroc(outcome, calibrator(told)) == auroc(outcome, told)
     assert np.isfinite(calibrator(np.array([0.0, 1.0]))).all()
 
@@ -77,7 +77,17 @@ def test_a_calibration_looks_at_validation_stays_only(fresh):
     alone = calibrate(run, cohort.subset(parts.validation))
     expected = Calibrator.fit(cohort.outcome[parts.validation], predict(run, cohort, parts.validation))
     assert blind == alone
-    assert dataclasses.astuple(alone) == pytest.approx(dataclasses.astuple(expected), rel=1e-3)
+    assert dataclasses.astuple(alone)[:2] == pytest.approx(dataclasses.astuple(expected)[:2], rel=1e-3)
+    assert (alone.stays, alone.outcomes) == (expected.stays, expected.outcomes)
+
+
+def test_a_calibration_is_fitted_again_when_an_outcome_was_corrected(fresh):
+    run, cohort, parts = fresh
+    before, outcome = calibrate(run, cohort), cohort.outcome.copy()
+    outcome[parts.validation[:5]] = 1 - outcome[parts.validation[:5]]
+    corrected = calibrate(run, dataclasses.replace(cohort, outcome=outcome))
+    assert corrected != before and corrected == calibrate(run, cohort.subset(parts.test)), "the corrected one is kept"
+    assert calibrate(run, cohort) == before
 
 
 def test_a_calibration_is_kept_for_tables_without_the_validation_stays(fresh):

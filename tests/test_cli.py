@@ -138,10 +138,13 @@ WRONG = {  # words of the command ({own} is the folder above, {new} a path that 
     "a setting without a value": ("train --set beta --out {new}", 'has no "="'),
     "a setting of another type": ("train --set beta=low --out {new}", '"low" is not a number'),
     "a setting out of range": ("train --set beta=-1 --out {new}", "must be at least 0"),
+    "a size that no memory holds": ("train --set latent=10000000000 --out {new}", "at least 1 and at most 4096"),
+    "a weight that no number holds": ("train --set free_bits=1e300 --out {new}", r"at least 0 and at most 1e\+06"),
     "an unknown choice": ("train --set clip=nrom --out {new}", 'did you mean "norm"'),
     "settings of a baseline": ("train --preset logistic --set beta=1 --out {new}", "logistic has no settings"),
     "outcomes without a table": ("train --outcomes {own}/outcomes.csv --out {new}", "goes with a table"),
     "groups that are not there": ("train {tables} --fit a --score b --out {new}", "no column group"),
+    "a device without numbers": ("train {tables} --device meta --out {new}", 'device "meta" cannot be used'),
     "a device that is not there": ("train {tables} --device banana --out {new}", 'device "banana" cannot be used'),
     "stays that are too long": ("train {tables} --set max_sets=3 --out {new}", "more than max_sets = 3"),
     "no such table": ("train --data {new} --out {new}", "is not a file"),
@@ -214,8 +217,8 @@ def test_a_run_of_other_variables_is_refused_and_not_scored(call, own, tables, t
         ("config.json", "[]", "config.json is damaged"),
         ("config.json", "{}", "config.json is damaged"),
         ("history.csv", "", "history.csv is damaged, it has no column step"),
-        ("stays.csv", "a,b\n1,2,3\n", "stays.csv is damaged, it has no column stay"),
-        ("stays.csv", "stay,part\n1,test\n", "stays.csv is damaged, it has no column fingerprint"),
+        ("stays.csv", "stay,part,fingerprint\n1,test,00\n", "stays.csv is not as the training wrote it"),
+        ("stays.csv", "", "stays.csv is not as the training wrote it"),
         ("model.safetensors", "no weights", "not a whole safetensors file"),
     ],
 )
@@ -227,12 +230,19 @@ def test_a_damaged_run_is_named_by_every_command(name, content, answer, call, ow
         assert ended.status == 2 and answer in ended.err
 
 
+def test_a_run_without_outcomes_is_not_scored_on_outcomes(call, own, tables, tmp_path):
+    assert call("train", *tables[:2], *TINY, "--out", tmp_path / "run").status == 0
+    told = call("evaluate", tmp_path / "run", *tables)
+    assert told.status == 2 and "this run was trained without outcomes: train one with the outcome table" in told.err
+
+
 def test_a_damaged_run_is_not_resumed(call, own, tables, tmp_path):
     run = shutil.copytree(own / "run", tmp_path / "run")
     (run / "done.json").unlink()
-    (run / "resume.pt").write_bytes(b"PK\x03\x04 cut")
-    cut = call("train", *tables, *TINY, "--out", run, "--resume")
-    assert cut.status == 2 and "resume.pt is damaged: delete it" in cut.err
+    for content in (b"PK\x03\x04 cut", b"", b"hello\n", b"stay,part\n1,test\n"):
+        (run / "resume.pt").write_bytes(content)
+        cut = call("train", *tables, *TINY, "--out", run, "--resume")
+        assert cut.status == 2 and "resume.pt is damaged: delete it" in cut.err
     (run / "config.json").write_text("{")
     assert "config.json is damaged" in call("train", *tables, *TINY, "--out", run, "--resume").err
 

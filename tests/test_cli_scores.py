@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hsetvae.events import write_cohort
+from hsetvae.data import split
+from hsetvae.events import read_cohort, write_cohort
 from hsetvae.simulate import simulate
 
 
@@ -28,9 +29,11 @@ def test_a_run_is_scored_at_several_hours_in_one_call(call, own, tables, tmp_pat
 
 def test_a_run_is_calibrated_once_and_scored_with_it(call, own, tables, tmp_path):
     run, scored = shutil.copytree(own / "run", tmp_path / "run"), tmp_path / "calibrated.csv"
-    (run / "calibration.json").write_text(
-        json.dumps({"weights": weights_of(run), "hours": {"all": {"slope": 0.5, "intercept": -1.0, "stays": 8}}})
-    )
+    cohort, _ = read_cohort(own / "events.csv", own / "outcomes.csv")
+    validated = cohort.outcome[split(cohort, 0).validation]
+    outcomes = hashlib.blake2b(validated.tobytes(), digest_size=8).hexdigest()
+    kept = {"slope": 0.5, "intercept": -1.0, "stays": 8, "outcomes": outcomes}
+    (run / "calibration.json").write_text(json.dumps({"weights": weights_of(run), "hours": {"all": kept}}))
     plain = json.loads(call("evaluate", run, *tables).out)
     scores = json.loads(call("evaluate", run, *tables, "--calibrated", "--out", scored).out)
     assert scores["auroc"] == plain["auroc"] and scores["brier"] != plain["brier"] and scores["ece_expected"] > 0
@@ -64,11 +67,19 @@ def test_what_a_score_might_hide_is_said(call, own, tables, tmp_path):
     events.assign(value=events.value + 1e-4, hours=events.hours + 24).to_csv(tmp_path / "later.csv", index=False)
     other = ["--data", tmp_path / "later.csv", *tables[2:]]
     told = call("evaluate", own / "run", *other, "--until", 6)
-    assert "32 of these 40 stays have the id of a stay that the run has learned from" in told.err
-    assert "8 of these 40 stays are the run's own test stays" in told.err
-    assert "40 stays have no event until hour 6: their first set stands in for it" in told.err
+    assert "32 stays are left out because the run has learned from, or was selected on, stays of these ids" in told.err
+    assert json.loads(told.out)["n"] == 8
+    assert "8 stays have no event until hour 6: their first set stands in for it" in told.err
     plain = call("evaluate", own / "run", *tables)
     assert "these" not in plain.err and "stands in" not in plain.err
+
+
+def test_variables_of_the_run_without_an_event_in_another_table_are_named(call, own, tables, tmp_path):
+    events = pd.read_csv(own / "events.csv", dtype={"stay": str})
+    events[~events.variable.isin(["HR", "Temp"])].to_csv(tmp_path / "fewer.csv", index=False)
+    told = call("evaluate", own / "run", "--data", tmp_path / "fewer.csv", *tables[2:])
+    assert told.status == 0 and "no event of 2 of the run's variables: HR, Temp" in told.err
+    assert "no event of" not in call("evaluate", own / "run", *tables).err
 
 
 def test_scores_are_said_before_a_file_that_cannot_be_written(call, own, tables):

@@ -210,8 +210,18 @@ def test_an_outcome_table_overrules_the_outcomes_of_the_events(tmp_path):
     write_cohort(cohort, tmp_path / "c.parquet")
     table = pd.DataFrame({"stay": cohort.stays, "outcome": 1 - cohort.outcome.astype(int)})
     table.to_csv(tmp_path / "o.csv", index=False)
-    found, _ = read_cohort(tmp_path / "c.parquet", tmp_path / "o.csv")
+    found, report = read_cohort(tmp_path / "c.parquet", tmp_path / "o.csv")
     assert found.outcome.tolist() == (1 - cohort.outcome).tolist()
+    assert report.counts["stays whose outcome in the event table is another, overruled"] == 10
+
+
+@pytest.mark.parametrize("column", ["stay", "variable"])
+def test_a_quotation_mark_that_closes_rows_later_does_not_swallow_rows(column, tmp_path):
+    rows = ["a,1,HR,80", "a,2,HR,81", "b,1,HR,82", "b,2,HR,83"]
+    rows[1], rows[2] = ('"a,2,HR,81', 'b",1,HR,82') if column == "stay" else ('a,2,"HR,81', 'HR",82')
+    (tmp_path / "e.csv").write_text("\n".join(["stay,hours,variable,value", *rows]) + "\n")
+    with pytest.raises(UserError, match=rf"row 2 .* has a {column} of several lines: a quotation mark"):
+        read_cohort(tmp_path / "e.csv")
 
 
 def test_two_stays_of_one_id_cannot_be_written(tmp_path):

@@ -40,7 +40,8 @@ def known():
     cohort = simulate(20, seed=3).cohort
     standardiser = Standardiser.fit(cohort, np.arange(len(cohort)))
     model = Known(cohort.variables.index(KNOWN))
-    return SimpleNamespace(model=model, config=BASELINE, variables=cohort.variables, standardiser=standardiser), cohort
+    facts = {"config": BASELINE, "variables": cohort.variables, "standardiser": standardiser}
+    return SimpleNamespace(model=model, history=pd.DataFrame({"validation_bce": [0.7]}), **facts), cohort
 
 
 def test_the_contributions_are_the_known_drivers_and_nothing_else(known):

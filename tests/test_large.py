@@ -4,6 +4,7 @@ and memory that does not grow with the shapes of ragged batches."""
 import ctypes
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -149,6 +150,21 @@ def test_an_interrupted_mapping_leaves_nothing_behind(plain, tmp_path, small_ste
         with pytest.raises(KeyboardInterrupt):
             read_cohort(path)
     assert not list((tmp_path / "t.parquet.mapped").iterdir())
+    assert_same(read_cohort(path)[0], plain)
+
+
+@pytest.mark.parametrize("name", ["facts.json", "stays.npz", "value", "hours"])
+def test_a_damaged_mapping_is_named(name, plain, tmp_path, small_steps):
+    path = tmp_path / "t.parquet"
+    write_cohort(plain, path)
+    read_cohort(path)
+    (file,) = (tmp_path / "t.parquet.mapped").glob(f"*/{name}")
+    content = file.read_bytes()
+    for damaged in (content[: len(content) // 16 * 8], b""):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"is damaged \(.*\): delete it, and it is made from the table again"):
+            read_cohort(path)
+    shutil.rmtree(file.parent)
     assert_same(read_cohort(path)[0], plain)
 
 
