@@ -252,7 +252,7 @@ def test_a_suite_survives_a_killed_worker_and_a_killed_suite_continues(study, tm
 @pytest.mark.slow
 def test_a_diverging_run_is_reported_and_keeps_its_place(study, capsys):
     path = study.folder / "study.toml"
-    text = path.read_text().replace("epochs = 1}", "epochs = 1, lr = 1e30}")
+    text = path.read_text().replace("epochs = 1}", "epochs = 1, lr = 1e6}")
     text = text.replace('["beta", "pooling"]', '["beta"]')
     path.write_text(text)
     diverging = load_study(path)
