@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from .cohort import Cohort
 from .config import UserError
-from .files import replaced_atomically
+from .files import folder_atomically, replaced_atomically
 from .gather import PER_STAY, VOCABULARY, Gathered
 from .mapped import Rows, made, open_mapped, parts_of, place_of, write_mapped
 from .tables import cut, files, read_pieces
@@ -107,12 +107,16 @@ def write_cohort(cohort: Cohort, path: str | os.PathLike) -> None:
 
 
 def write_cohorts(cohorts: Iterable[Cohort], path: str | os.PathLike) -> None:
-    """The same for a cohort that comes in pieces: one file if `path` ends in .parquet, else a folder with one each.
+    """The same for a cohort that comes in pieces: one file if `path` ends in .parquet, a folder with one each if it has
+    no ending.
 
-    Never holds two of the pieces.  Raises UserError when the folder has files already.
+    Never holds two of the pieces; the folder is there when all are.  Raises UserError for another ending, and when the
+    folder has files already.
     """
     path = Path(path)
-    if path.suffix == ".parquet":
+    if path.suffix not in (".parquet", ""):
+        raise UserError(f"{path}: give a file whose name ends in .parquet, or a folder whose name has no ending")
+    if path.suffix:
         with replaced_atomically(path) as file, contextlib.ExitStack() as stack:
             writer = None
             for cohort in cohorts:
@@ -122,8 +126,9 @@ def write_cohorts(cohorts: Iterable[Cohort], path: str | os.PathLike) -> None:
         return
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists and is no empty folder: choose another --out")
-    for i, cohort in enumerate(cohorts):
-        write_cohort(cohort, path / f"part-{i:05d}.parquet")
+    with folder_atomically(path) as folder:
+        for i, cohort in enumerate(cohorts):
+            write_cohort(cohort, folder / f"part-{i:05d}.parquet")
 
 
 def _table(cohort: Cohort) -> pa.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,23 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     """Replace the file by one with this content.  Raises UserError as `replaced_atomically` does."""
     with replaced_atomically(path) as file:
         file.write(content)
+
+
+@contextlib.contextmanager
+def folder_atomically(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place `folder` when nothing went wrong; the first of several makers wins."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
+    try:
+        yield partial
+        os.chmod(partial, 0o755)
+        try:
+            os.rename(partial, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextlib.contextmanager

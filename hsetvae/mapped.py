@@ -14,8 +14,6 @@ import itertools
 import json
 import mmap
 import os
-import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +23,7 @@ import numpy as np
 
 from .cohort import Cohort
 from .config import UserError
-from .files import write_atomically
+from .files import folder_atomically, write_atomically
 from .progress import Progress
 
 MEMORY = "HSETVAE_MEMORY"  # environment variable: GiB of events that may be in memory, default 1
@@ -163,21 +161,16 @@ def place_of(table: str | os.PathLike, sources: Sequence[Path], variables: Seque
 
 @contextlib.contextmanager
 def made(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place `folder` when nothing went wrong; the first of several makers wins."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
-    except OSError as error:
-        raise UserError(
-            f"this table is larger than {MEMORY} allows, and its events cannot be written to {folder.parent} "
-            f"({error.strerror}): move the table to a folder you can write to, or set {MEMORY} (GiB) higher"
-        ) from None
-    try:
+    """`folder_atomically`, with a UserError where the system refuses a folder there."""
+    with contextlib.ExitStack() as stack:
+        try:
+            partial = stack.enter_context(folder_atomically(folder))
+        except OSError as error:
+            raise UserError(
+                f"this table is larger than {MEMORY} allows, and its events cannot be written to {folder.parent} "
+                f"({error.strerror}): move the table to a folder you can write to, or set {MEMORY} (GiB) higher"
+            ) from None
         yield partial
-        with contextlib.suppress(OSError):
-            os.rename(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_mapped(folder: Path, blocks: Iterable[Cohort], parts: int, counts: dict[str, int]) -> None:

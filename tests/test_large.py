@@ -209,6 +209,19 @@ def test_blocks_of_stays_make_one_cohort_and_the_first_does_not_know_of_the_othe
     assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == [f"part-{i:05d}.parquet" for i in range(3)]
     with pytest.raises(UserError, match="no empty folder"):
         write_cohorts([whole.cohort], tmp_path / "folder")
+    with pytest.raises(UserError, match="give a file whose name ends in"):
+        write_cohorts([whole.cohort], tmp_path / "table.csv")
+
+
+def test_a_folder_of_tables_is_there_when_all_are(tmp_path):
+    def cut_short():
+        yield simulate.simulate(5).cohort
+        assert not (tmp_path / "folder").exists()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_cohorts(cut_short(), tmp_path / "folder")
+    assert not list(tmp_path.iterdir())
 
 
 def peak(work) -> int:
