@@ -10,13 +10,23 @@ import hashlib
 import json
 import math
 import os
-import tomllib
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .config import PRESETS, Config, UserError, nearest
+from .controls import LABELS
+from .toml import checked, made, read_toml
 
+# What the tables of a declaration hold that fill no dataclass.
+TABLES = dict.fromkeys(("budgets", "designs", "endpoints", "questions", "controls", "tables"), dict[str, Any])
+DECLARED = TABLES | {
+    "title": str, "preset": str, "factorial": tuple[str, ...], "path": tuple[str, ...], "data": dict[str, Any],
+    "settings": dict[str, Any],
+}  # fmt: skip
+DATA = {"source": str, "outcomes": str, "stays": int, "shares": tuple[float, float, float]}
+BUDGET = {"replicates": int, "stays": int, "settings": dict[str, Any]}
 SHARES = (0.6, 0.2, 0.2)  # to learn from, to select, to test, where a study names none: those of run.ipynb
 AT_MOST_ONE = {"auroc", "auprc", "accuracy", "brier", "au_ratio", "diverged"}
 AT_LEAST_NOTHING = AT_MOST_ONE | {"mi", "kl_per_set", "mean_sigma", "s_past", "gradient_jump"}
@@ -134,6 +144,13 @@ class Study:
     def notebook(self) -> Path:
         return self.folder / "run.ipynb"
 
+    @property
+    def options(self) -> str:
+        """The words of a command that name this study and its table, each after a blank."""
+        named = "" if self.file == Path("ablations/study.toml").resolve() else f" --study {shlex.quote(str(self.file))}"
+        files = {"source": "--data", "outcomes": "--outcomes"} if self.elsewhere else {}
+        return named + "".join(f" {o} {shlex.quote(self.data[file])}" for file, o in files.items() if file in self.data)
+
     def design(self, name: str = "") -> Design:
         """The design of that name; the first one declared when empty."""
         name = name or next(iter(self.designs))
@@ -182,10 +199,11 @@ def load_study(
     for file in (data, outcomes):
         if file and not Path(file).is_file():
             raise UserError(f"{file} does not exist: it should be the table to study")
-    try:
-        declared = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
+    declared = read_toml(path)
+    checked(str(path), declared, DECLARED)
+    checked(f"{path}, [data]", declared.get("data", {}), DATA)
+    for name, budget in declared.get("budgets", {}).items():
+        checked(f"{path}, [budgets.{name}]", budget, BUDGET)
     # a budget declares no claim, and its settings are among those of its runs: a new one leaves old records as they are
     key = content_hash({name: value for name, value in declared.items() if name not in ("budgets", "tables")})
     try:
@@ -224,6 +242,8 @@ def _table(declared: dict, name: str):
 
 def _spelled_out(path: Path, preset: str, name: str, table: dict) -> dict:
     """A question whose `changed` names a preset gets all settings in which that preset differs from the study's."""
+    if not isinstance(table, dict):
+        raise UserError(f"{path}, [questions.{name}] = {table!r} must be a table")
     for one in (preset, table.get("changed")):
         if isinstance(one, str) and one not in PRESETS:
             raise UserError(f'{path}: preset "{one}" is not one of {", ".join(PRESETS)}')
@@ -235,25 +255,7 @@ def _spelled_out(path: Path, preset: str, name: str, table: dict) -> dict:
 
 
 def _all(kind, path: Path, name: str, declared: dict) -> dict:
-    return {one: made(kind, path, f"{name}.{one}", one, table) for one, table in _table(declared, name)}
-
-
-def made(kind, path: Path, where: str, name: str, table: dict):
-    """A dataclass from a table of TOML; UserError for a key that it does not have or that is lacking."""
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    if not isinstance(table, dict):
-        raise UserError(f"{path}: {where} = {table!r} must be a table, [{where}]")
-    for key in table:
-        if key not in fields:
-            raise UserError(f'{path}, [{where}]: unknown key "{key}"{nearest(key, fields)}')
-    lacking = [n for n, f in fields.items() if n != "name" and n not in table and _required(f)]
-    if lacking:
-        raise UserError(f"{path}, [{where}] lacks {', '.join(lacking)}")
-    return kind(name=name, **{key: tuple(v) if isinstance(v, list) else v for key, v in table.items()})
-
-
-def _required(f: dataclasses.Field) -> bool:
-    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    return {one: made(kind, f"{path}, [{name}.{one}]", one, table) for one, table in _table(declared, name)}
 
 
 def _check(study: Study, path: Path) -> None:
@@ -276,7 +278,10 @@ def _check(study: Study, path: Path) -> None:
         for settings in (q.reference, q.changed):
             _settings(study, settings, where)
     for c in study.controls.values():
-        _settings(study, c.changed, f"{path}, [controls.{c.name}]")
+        where = f"{path}, [controls.{c.name}]"
+        _settings(study, c.changed, where)
+        if c.labels not in LABELS:
+            raise UserError(f'{where}: labels "{c.labels}" are not one of {", ".join(LABELS)}')
     for e in study.endpoints.values():
         if not e.delta > 0:
             raise UserError(f"{path}, [endpoints.{e.name}]: delta must be above 0, it is {e.delta}")
@@ -285,18 +290,18 @@ def _check(study: Study, path: Path) -> None:
         what = "to learn from, to select and to test"
         raise UserError(f"{path}, [data]: shares must be three numbers that add up to 1, {what}; they are {shares}")
     for name, facts in study.budgets.items():
-        if not isinstance(facts.get("replicates"), int) or facts["replicates"] < 1:
+        if facts.get("replicates", 0) < 1:
             raise UserError(f"{path}, [budgets.{name}] needs replicates = a whole number above 0")
+        if (stays := (study.data | facts).get("stays", 1)) < 1:
+            raise UserError(f"{path}, [budgets.{name}]: a replicate of {stays} stays has none to learn from")
         for design in study.designs:
             study.config(design, name)  # Config checks every setting
     for design in study.designs.values():
         study.budget(design.budget)
     for table in study.tables.values():
-        if not isinstance(table.budgets, dict):
-            raise UserError(f'{path}, [tables.{table.name}]: budgets must be a table such as {{factorial = "smoke"}}')
         for design, budget in table.budgets.items():
             study.design(design)
-            study.budget(str(budget))
+            study.budget(budget)
 
 
 def _settings(study: Study, settings: dict[str, Any], where: str) -> None:

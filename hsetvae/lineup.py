@@ -9,11 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from .config import PRESETS, UserError, nearest
-from .declaration import made
 from .entrants import KINDS
+from .toml import checked, made
 
 AVERAGE = "average"  # the kind of an entrant without a run of its own: the mean of the probabilities of others
 CORE = "core"  # the model of a ladder without all of its ingredients
+
+
+# What the tables of a declaration hold that fill no dataclass.
+TABLES = dict.fromkeys(("entrants", "curve", "tradeoff", "ladder"), dict[str, Any])
+DECLARED = TABLES | {
+    "title": str, "data": str, "groups": tuple[str, ...], "shares": tuple[float, float, float], "splits": int,
+    "against": str,
+}  # fmt: skip
+DESIGNS = {
+    "curve": {"entrants": tuple[str, ...], "shares": tuple[float, ...], "splits": int},
+    "tradeoff": {"whole": str, "setting": str, "values": tuple[Any, ...], "splits": int},
+    "ladder": {"whole": str, "splits": int, "ingredients": dict[str, Any]},
+}
+INGREDIENT = {"title": str, "off": dict[str, Any]}
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,7 @@ class Entrant:
 
 def entrant(path: Path, name: str, table: dict) -> Entrant:
     where = f"{path}, [entrants.{name}]"
-    entrant = made(Entrant, path, f"entrants.{name}", name, table)
+    entrant = made(Entrant, where, name, table)
     kinds = [*KINDS, AVERAGE]
     if entrant.kind not in kinds:
         raise UserError(
@@ -74,6 +88,7 @@ def ladder(path: Path, ladder: dict, table: tuple[Entrant, ...]) -> tuple[Entran
     whole, off = _whole(path, "ladder", ladder["whole"], table), {}
     present = _config(path, whole)
     for name, ingredient in ladder["ingredients"].items():
+        checked(f"{path}, [ladder.ingredients.{name}]", ingredient, INGREDIENT)
         arm = dataclasses.replace(
             whole, name=f"[ladder.ingredients.{name}]", settings=whole.settings | ingredient["off"]
         )

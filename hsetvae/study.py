@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .config import UserError
+from .config import UserError, nearest
 from .declaration import Question, Study
 from .designs import expand, plan, table_hash
 from .files import write_atomically
@@ -132,7 +132,8 @@ def load_records(study: Study, budget: str = "", design: str = "") -> pd.DataFra
     if missing := len(wanted - set(records["id"])):
         raise StaleRecords(
             f"the {budget} records of design {design} are not of the present code and declaration: {missing} of "
-            f"{len(wanted)} runs are missing; `hsetvae study run --design {design} --budget {budget}` makes them"
+            f"{len(wanted)} runs are missing; `hsetvae study run{study.options} --design {design} --budget {budget}` "
+            "makes them"
         )
     return labelled(study, specs, records)
 
@@ -197,6 +198,9 @@ class _Table:
         self.study, (arms, self.contrasts) = study, plan(study, design)
         self.place = {arm.name: i for i, arm in enumerate(arms)}
         self.measures = list(measures)
+        unknown = [name for name in measures if name not in records]
+        if unknown and (records["status"] == "finished").any():
+            raise UserError(f'no record has the measure "{unknown[0]}"{nearest(unknown[0], records)}: see [endpoints]')
         arm = records["arm"].map(self.place).to_numpy(dtype=float)
         self.replicates, replicate = np.unique(records["replicate"].to_numpy(), return_inverse=True)
         self.values = np.full((len(arms), len(self.replicates), len(measures)), np.nan)

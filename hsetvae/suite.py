@@ -12,7 +12,6 @@ import json
 import os
 import sys
 import time
-import tomllib
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from .files import write_atomically
 from .jobs import host_facts, reachable, run_jobs
 from .lineup import AVERAGE, Entrant
 from .study import HASHES, ended_record, published_ids, runs_folder
+from .toml import checked, read_toml
 
 PLACE = ["design", "entrant", "seed", "status"]  # where a published row belongs
 
@@ -77,7 +77,9 @@ def load_suite(name: str, data: str = "", outcomes: str | os.PathLike | None = N
     if not path.is_file():
         raise UserError(f"{path} is not a file: give a declared suite, or call from the project's folder")
     try:
-        declared = tomllib.loads(path.read_text())
+        declared = checked(str(path), read_toml(path), lineup.DECLARED)
+        for name in lineup.DESIGNS.keys() & declared.keys():
+            declared[name] = checked(f"{path}, [{name}]", declared[name], lineup.DESIGNS[name])
         entrants = [lineup.entrant(path, name, table) for name, table in declared["entrants"].items()]
         against, folder = declared["against"], path.resolve().parent
         table = tuple(dataclasses.replace(e, against=e.against or against * (e.name != against)) for e in entrants)
@@ -93,8 +95,6 @@ def load_suite(name: str, data: str = "", outcomes: str | os.PathLike | None = N
             outcomes=Path(outcomes).resolve() if outcomes else None, groups=tuple(declared.get("groups", ())),
             shares=tuple(declared["shares"]), designs=designs,
         )  # fmt: skip
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
     except KeyError as error:
         raise UserError(f"{path} lacks the entry {error}") from None
     for _, entrants in designs.values():

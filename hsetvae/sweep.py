@@ -174,9 +174,6 @@ def describe_run(study: Study, budget: str, design: str, index: int) -> str:
     (job,) = jobs_of(study, [spec])
     record = ended_record(Path(job["parameters"]["out"]))
     design, budget = study.design(design).name, budget or study.design(design).budget
-    options = {"source": "--data", "outcomes": "--outcomes"} if study.elsewhere else {}
-    where = "".join(f" {options[name]} {file}" for name, file in spec.data.items() if name in options)
-    declared = "" if study.file == Path("ablations/study.toml").resolve() else f" --study {study.file}"
     lines = [
         f"run {index} of design {design}, budget {budget}: {spec.name}",
         f"id        {spec.id}",
@@ -184,7 +181,7 @@ def describe_run(study: Study, budget: str, design: str, index: int) -> str:
         f"changes   {json.dumps(spec.arm.settings)}" + (f", labels {spec.arm.labels}" if "labels" in spec.data else ""),
         f"common    {json.dumps({n: v for n, (v, _) in study.config(design, budget).differences(Config()).items()})}",
         f"data      {json.dumps(spec.data)}",
-        f"make it   hsetvae study run{declared} --design {design} --budget {budget} --index {index}{where}",
+        f"make it   hsetvae study run{study.options} --design {design} --budget {budget} --index {index}",
         f"or        papermill {study.notebook.name} out.ipynb -y '{json.dumps(job['parameters'])}'",
     ]
     return "\n".join(lines)

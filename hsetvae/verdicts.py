@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from .config import UserError, nearest
 from .declaration import Control, Study
 from .designs import plan
 from .files import write_atomically
@@ -106,6 +107,9 @@ def _held(control: Control, arm: pd.DataFrame, reference: pd.DataFrame) -> tuple
         different = [n for n in a if not (a[n].reset_index(drop=True)).equals(b[n].reset_index(drop=True))]
         return "every number of the reference", f"measures that differ: {len(different)}", not different
     low, high = control.between
+    if control.measure not in arm and (arm["status"] == "finished").any():
+        hint = nearest(control.measure, arm)
+        raise UserError(f'[controls.{control.name}]: no record has the measure "{control.measure}"{hint}')
     mean = arm[control.measure].mean()
     return f"{control.measure} from {low:g} to {high:g}", f"{control.measure} {mean:.3g}", bool(low <= mean <= high)
 

@@ -62,13 +62,24 @@ def test_an_arm_of_ones_own_is_one_entry_and_nothing_else_runs_again(study):
         ('preset = "baseline"', 'preset = "base"', 'preset "base" is not one of'),
         ("replicates = 10", "replicates = 0", "needs replicates"),
         ("title =", "title", "not valid TOML"),
-        ("shares = [0.2, 0.07, 0.73]", "shares = [0.2, 0.07]", "shares must be three numbers that add up to 1"),
+        ('factorial = ["beta"', 'factorial = 3  # ["beta"', "factorial = 3 must be a list of texts"),
+        ("delta = 0.005", 'delta = "small"', "delta = 'small' must be a number"),
+        ("direction = 1", "direction = [1]", "direction = [1] must be a whole number"),
+        ("replicates = 10", 'replicates = "ten"', "[budgets.standard]: replicates = 'ten' must be a whole number"),
+        ("stays = 1500", "stay = 1500", '[data]: unknown key "stay"; did you mean "stays"'),
+        ("stays = 1500", "stays = -3", "[budgets.standard]: a replicate of -3 stays has none to learn from"),
+        ('labels = "shuffled"', 'labels = "shuffle"', 'labels "shuffle" are not one of true, shuffled, leaked'),
+        ("[questions.beta]", "[question.beta]", 'unknown key "question"; did you mean "questions"'),
+        ('title = "What', 'title = "Wh\udce4t', "is not UTF-8 text"),
+        ("shares = [0.2, 0.07, 0.73]", "shares = [0.2, 0.07]", "shares = [0.2, 0.07] must be a list of 3 numbers"),
         ("shares = [0.2, 0.07, 0.73]", "shares = [0.2, 0.07, 0.9]", "shares must be three numbers that add up to 1"),
     ],
 )
 def test_a_wrong_declaration_is_refused_where_it_is_wrong(study, old, new, words):
     path = study.folder / "study.toml"
-    path.write_text(path.read_text().replace(old, new, 1))
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1), errors="surrogateescape")
     with pytest.raises(UserError) as error:
         load_study(path)
     assert words in str(error.value)

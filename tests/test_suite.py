@@ -230,6 +230,9 @@ def test_the_declared_suite_of_challenge_2012_is_whole(monkeypatch):
         ("shares = [0.5, 1.0]", "shares = [50]", "above 0 and at most 1, and one of them is 50"),
         ("trials = 2", "trials = 2, depth = 3", 'has no setting "depth"'),
         ('kind = "logistic"', 'kind = "logistic"\nrefit = true', "refit is for models"),
+        ('kind = "logistic"', "kind = 3", r"\[entrants.logistic\]: kind = 3 must be a text"),
+        ("shares = [0.5, 1.0]", "shares = 0.5", r"\[curve\]: shares = 0.5 must be a list of numbers"),
+        ("splits = ", "split = ", 'unknown key "split"; did you mean "splits"'),
     ],
 )
 def test_what_is_wrong_in_a_declaration_is_named(tmp_path, old, new, said):

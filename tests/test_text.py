@@ -30,7 +30,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # A module may import from the lines above its own and from nothing else.
 LAYERS = [
     {"config"},
-    {"challenge", "files", "measures", "optim", "progress", "scores", "statistics", "plots"},
+    {"challenge", "files", "toml", "measures", "optim", "progress", "scores", "statistics", "plots"},
     {"cohort", "download", "jobs", "readme", "tables"},
     {"data"},
     {"attention"},
