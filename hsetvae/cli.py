@@ -136,8 +136,8 @@ def train(
     if preset.value not in PRESETS:
         from .baselines import train_baseline
 
-        if settings or resume:
-            raise UserError(f"--set and --resume are for presets of the model; {preset.value} has no settings")
+        if settings or resume or device != "cpu":
+            raise UserError(f"--set, --resume and --device are for presets of the model; {preset.value} has none")
         train_baseline(preset.value, cohort, parts, out, seed)
     else:
         from .train import train as train_model

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.metadata
+import logging
 import os
 import platform
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dask
@@ -24,6 +27,8 @@ DASK = {
     # its own makes workers give back every freed block at once (MALLOC_TRIM_THRESHOLD_), which costs a training step an
     # eighth of its time; the number of threads is set below
     "distributed.nanny.pre-spawn-environ": {},
+    # that a worker is stopped in the middle of a run is what Ctrl-C asks for, and what a lost run says is in its record
+    "logging": {"distributed.worker.state_machine": "error"},
     # a job takes seconds to hours: looking at itself a hundred times a second costs more than it tells
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s",
@@ -66,10 +71,11 @@ def run_jobs(
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     os.environ["TQDM_DISABLE"] = "1"
     with dask.config.set(DASK):
-        cluster = scheduler or LocalCluster(
-            n_workers=min(workers, len(jobs)), threads_per_worker=1, processes=True, host="127.0.0.1",
-            dashboard_address="127.0.0.1:0", memory_limit=0,
-        )  # fmt: skip
+        with _deaf_to_interrupts():
+            cluster = scheduler or LocalCluster(
+                n_workers=min(workers, len(jobs)), threads_per_worker=1, processes=True, host="127.0.0.1",
+                dashboard_address="127.0.0.1:0", memory_limit=0,
+            )  # fmt: skip
     with contextlib.nullcontext() if scheduler else cluster, Client(cluster) as client:
         done, waiting = total - len(jobs), iter(jobs)
         futures: dict[Future, Job] = {}
@@ -83,7 +89,7 @@ def run_jobs(
                 futures[future] = job
                 ended.add(future)
 
-        with Progress(total, done, progress, "runs") as bar:
+        with _quiet_when_interrupted(), Progress(total, done, progress, "runs") as bar:
             feed()
             for future in ended:
                 text = ""
@@ -96,6 +102,30 @@ def run_jobs(
                     lost(job, f"KilledWorker: {error}".splitlines()[0])
                 feed()
                 bar.update(done, {}, text)
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes that start in this block never hear Ctrl-C, as a terminal sends it to all: the one that called stops
+    them, in order, where each would show a traceback of its own.  For these seconds it is deaf, too."""
+    if threading.current_thread() is not threading.main_thread():  # only there may a signal be set
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _quiet_when_interrupted() -> Iterator[None]:
+    """After Ctrl-C Dask has nothing to say: that workers are stopped in the middle of a run is what was asked for."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        raise
 
 
 def reachable(address: str) -> None:

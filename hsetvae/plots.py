@@ -280,7 +280,7 @@ def contributions(table: pd.DataFrame, axis: Axes | None = None) -> Axes:
         part["hours"], part["variable"].map(shown.index), c=part["contribution"], cmap="vlag", vmin=-reach, vmax=reach,
         s=26, edgecolor="0.4", linewidth=0.4,
     )  # fmt: skip
-    axis.set_yticks(range(len(shown)), shown)
+    axis.set_yticks(range(len(shown)), [name.replace("$", r"\$") for name in shown])
     axis.set(xlabel="time (hours)", ylabel="variable", ylim=(len(shown) - 0.5, -0.5))
     label = "contribution to the prediction (logit)"
     axis.figure.colorbar(dots, ax=axis, label=label, location="bottom", aspect=40, shrink=0.8)

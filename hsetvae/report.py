@@ -37,8 +37,9 @@ MEASURES = {  # title and unit: name in the measures
     "sets that the outcome head looks at": "effective_sets",
 }
 LEVELS = {
-    "active": "au_ratio", "KL (nats)": "kl", "mutual information (nats)": "mi", "mean sigma": "mean_sigma",
-    "worth, current (nats)": "decoder_use_current", "worth, next (nats)": "decoder_use_next", "at floor": "at_floor",
+    "active": "au_ratio", "active beyond the prior (dimensions)": "au_beyond_prior", "KL (nats)": "kl",
+    "mutual information (nats)": "mi", "mean sigma": "mean_sigma", "worth, current (nats)": "decoder_use_current",
+    "worth, next (nats)": "decoder_use_next", "at floor": "at_floor",
 }  # fmt: skip
 
 VALUES = (
