@@ -27,8 +27,6 @@ DASK = {
     # its own makes workers give back every freed block at once (MALLOC_TRIM_THRESHOLD_), which costs a training step an
     # eighth of its time; the number of threads is set below
     "distributed.nanny.pre-spawn-environ": {},
-    # that a worker is stopped in the middle of a run is what Ctrl-C asks for, and what a lost run says is in its record
-    "logging": {"distributed.worker.state_machine": "error"},
     # a job takes seconds to hours: looking at itself a hundred times a second costs more than it tells
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s",
