@@ -264,7 +264,7 @@ def _validate(model, cohort, index, standardiser, config: Config, device: str) -
     else:
         per_event = terms["events_per_set"] if config.decoder == "likelihood" else 1.0
         row["validation_loss"] = unsupervised / per_event + config.class_weight * terms["bce"]
-    both = known.any() and len(np.unique(outcome[known])) == 2
+    both = set(outcome[known]) == {0.0, 1.0}  # softened ones, of stays that are learned from, too, cannot be ranked
     row["validation_auroc"] = auroc(outcome[known], logits[known]) if both else math.nan
     return row
 

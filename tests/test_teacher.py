@@ -10,7 +10,7 @@ import pytest
 from hsetvae import teacher
 from hsetvae import train as training
 from hsetvae.config import BASELINE
-from hsetvae.data import split
+from hsetvae.data import Split, split
 from hsetvae.scores import auroc
 from hsetvae.simulate import simulate
 from hsetvae.teacher import taught
@@ -90,3 +90,11 @@ def test_the_teacher_is_part_of_the_cost_of_a_training_and_a_finished_one_asks_i
     assert json.loads((tmp_path / "run" / "done.json").read_text())["seconds"] > 2
     monkeypatch.setattr(training, "taught", lambda *_: pytest.fail("this run has ended"))
     train(SMALL, COHORT, PARTS, tmp_path / "run", seed=0, resume=True, progress=False)
+
+
+def test_validation_stays_that_are_learned_from_too_have_no_ranking(tmp_path):
+    """As in a refit: their outcomes are softened, and two of them look like two classes."""
+    outcome = COHORT.outcome[PARTS.train]
+    two = np.sort(PARTS.train[[np.flatnonzero(outcome == 0)[0], np.flatnonzero(outcome == 1)[0]]])
+    run = train(SMALL, COHORT, Split(PARTS.train, two, PARTS.test), tmp_path / "run", progress=False)
+    assert run.history["validation_auroc"].isna().all() and run.history["validation_bce"].notna().any()
