@@ -155,7 +155,7 @@ def evaluate(
     outcomes: OutcomesOption = None,
     out: Annotated[Path | None, typer.Option(help="Write the probability of every scored stay to this CSV.")] = None,
     split: Annotated[
-        Part, typer.Option(help="unseen: drop stays that the run trained on or was selected on.")
+        Part, typer.Option(help="unseen: drop stays with the id or the events of one that the run has learned from.")
     ] = "unseen",
     until: Annotated[
         float | None, typer.Option(min=0, help="Score what was known of a stay at this hour, for example 24.")

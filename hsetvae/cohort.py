@@ -70,8 +70,7 @@ class Cohort:
     def until(self, hours: float | np.ndarray) -> Cohort:
         """Every stay as it was known at `hours`: a number, or one per stay (S,).  Held in memory.
 
-        A stay without a set until then keeps its first one, so that every stay can be scored.  What tells stays apart
-        is their content: ask a run for its `unseen` stays before cutting them.
+        A stay without a set until then keeps its first one, so that every stay can be scored.
         """
         if np.isnan(hours).any():
             raise UserError("a stay cannot be cut at an hour that is no number: give hours since its start")
