@@ -121,7 +121,8 @@ def load_records(study: Study, budget: str = "", design: str = "") -> pd.DataFra
 
     Beside what a run left, a row says which `arm` it is and, of a crossed factor, "reference" or "changed".  When the
     study's table is not at hand, it is the one that the last published run saw.
-    Raises StaleRecords, with the number of runs that are missing, when some are missing for the present code.
+    Raises StaleRecords, with the number of runs that are missing, when some are missing for the present code, and
+    UserError for an endpoint that no run measures.
     """
     budget, design = budget or study.design(design).budget, study.design(design).name
     known = published_records(study, budget)
@@ -135,7 +136,11 @@ def load_records(study: Study, budget: str = "", design: str = "") -> pd.DataFra
             f"{len(wanted)} runs are missing; `hsetvae study run{study.options} --design {design} --budget {budget}` "
             "makes them"
         )
-    return labelled(study, specs, records)
+    labels = labelled(study, specs, records)
+    unknown = [name for name in study.endpoints if name not in labels]
+    if unknown and (labels["status"] == "finished").any():
+        raise UserError(f'{study.file}: no run measures "{unknown[0]}", [endpoints]{nearest(unknown[0], labels)}')
+    return labels
 
 
 def _table(study: Study, known: pd.DataFrame) -> str:
@@ -198,9 +203,6 @@ class _Table:
         self.study, (arms, self.contrasts) = study, plan(study, design)
         self.place = {arm.name: i for i, arm in enumerate(arms)}
         self.measures = list(measures)
-        unknown = [name for name in measures if name not in records]
-        if unknown and (records["status"] == "finished").any():
-            raise UserError(f'no record has the measure "{unknown[0]}"{nearest(unknown[0], records)}: see [endpoints]')
         arm = records["arm"].map(self.place).to_numpy(dtype=float)
         self.replicates, replicate = np.unique(records["replicate"].to_numpy(), return_inverse=True)
         self.values = np.full((len(arms), len(self.replicates), len(measures)), np.nan)

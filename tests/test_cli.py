@@ -141,7 +141,10 @@ WRONG = {  # words of the command ({own} is the folder above, {new} a path that 
     "a size that no memory holds": ("train --set latent=10000000000 --out {new}", "at least 1 and at most 4096"),
     "a weight that no number holds": ("train --set free_bits=1e300 --out {new}", r"at least 0 and at most 1e\+06"),
     "an unknown choice": ("train --set clip=nrom --out {new}", 'did you mean "norm"'),
-    "settings of a baseline": ("train --preset logistic --set beta=1 --out {new}", "logistic has no settings"),
+    "settings of a baseline": (
+        "train --preset logistic --set beta=1 --out {new}",
+        "for presets of the model; logistic has none",
+    ),
     "outcomes without a table": ("train --outcomes {own}/outcomes.csv --out {new}", "goes with a table"),
     "groups that are not there": ("train {tables} --fit a --score b --out {new}", "no column group"),
     "a device without numbers": ("train {tables} --device meta --out {new}", 'device "meta" cannot be used'),

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hsetvae.config import UserError
 from hsetvae.declaration import load_study
 from hsetvae.designs import expand
 from hsetvae.study import (
@@ -144,4 +145,12 @@ def test_published_records_of_other_code_are_stale(study):
     (study.folder / "results").mkdir()
     records.to_csv(study.folder / "results" / "standard.csv", index=False)
     with pytest.raises(StaleRecords, match="40 of 40 runs are missing"):
+        load_records(study, "standard")
+
+
+def test_an_endpoint_that_no_run_measures_is_named(study):
+    (study.folder / "results").mkdir()
+    records = made_up(study, 0.5).rename(columns={"auroc": "aurok"})
+    records.to_csv(study.folder / "results" / "standard.csv", index=False)
+    with pytest.raises(UserError, match=r'no run measures "auroc", .*; did you mean "aurok"'):
         load_records(study, "standard")
