@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -65,10 +65,10 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
 def folder_atomically(folder: Path) -> Iterator[Path]:
     """A folder to fill, which takes the place `folder` when nothing went wrong; the first of several makers wins."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
+    partial = folder.with_name(f".partial-{uuid.uuid4().hex}")
+    partial.mkdir()
     try:
         yield partial
-        os.chmod(partial, 0o755)
         try:
             os.rename(partial, folder)
         except OSError:
@@ -85,18 +85,16 @@ def replaced_atomically(path: str | os.PathLike) -> Iterator[BinaryIO]:
     Raises UserError when the system refuses: a folder of that name, no permission, a full disk.
     """
     path = Path(path)
-    partial = None
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
-        with os.fdopen(handle, "wb") as file:
+        with open(partial, "xb") as file:  # who may read it is the user's to say (umask): these are patients
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(partial, 0o644)
         os.replace(partial, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): choose another place") from None
     finally:
-        if partial:
-            Path(partial).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a parent that is a file
+            partial.unlink(missing_ok=True)

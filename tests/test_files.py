@@ -9,7 +9,7 @@ import time
 import pytest
 
 from hsetvae.config import UserError
-from hsetvae.files import refuse_file, remove_partial, write_atomically
+from hsetvae.files import folder_atomically, refuse_file, remove_partial, write_atomically
 
 
 def test_a_file_is_replaced_as_a_whole_and_leaves_nothing_beside_it(tmp_path):
@@ -25,6 +25,18 @@ def test_a_place_that_cannot_be_written_is_named_and_left_as_it_was(tmp_path):
         with pytest.raises(UserError, match=rf"{place} cannot be written \(.*\): choose another place"):
             write_atomically(place, b"x")
     assert [p.name for p in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "a file"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only there files have such modes")
+def test_files_and_folders_of_patients_are_as_private_as_the_user_wants(tmp_path):
+    before = os.umask(0o077)
+    try:
+        write_atomically(tmp_path / "file", b"x")
+        with folder_atomically(tmp_path / "folder") as folder:
+            (folder / "file").touch()
+    finally:
+        os.umask(before)
+    assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.rglob("*"))
 
 
 def test_a_file_is_no_place_for_a_folder(tmp_path):
