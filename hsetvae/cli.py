@@ -83,10 +83,10 @@ def _say_whose(loaded, cohort, index) -> None:
         print(f"{own} of these {len(index)} stays are the run's own test stays", file=sys.stderr)
     learned = loaded.stays[loaded.stays.part != "test"]
     left = np.setdiff1d(np.flatnonzero(np.isin(cohort.stays, learned.stay)), index)
-    others = set(cohort.subset(left).fingerprints()) - set(learned.fingerprint)
-    if others:
+    prints = set(learned.fingerprint)
+    if others := sum(print_ not in prints for print_ in cohort.subset(left).fingerprints()):
         print(
-            f"{len(others)} stays are left out because the run has learned from, or was selected on, stays of these "
+            f"{others} stays are left out because the run has learned from, or was selected on, stays of these "
             "ids, though with other events: if they are other patients, give them other ids, or use --split all",
             file=sys.stderr,
         )

@@ -74,7 +74,7 @@ def run_jobs(
                 n_workers=min(workers, len(jobs)), threads_per_worker=1, processes=True, host="127.0.0.1",
                 dashboard_address="127.0.0.1:0", memory_limit=0,
             )  # fmt: skip
-    with contextlib.nullcontext() if scheduler else cluster, Client(cluster) as client:
+    with _log_as_before(), contextlib.nullcontext() if scheduler else cluster, Client(cluster) as client:
         done, waiting = total - len(jobs), iter(jobs)
         futures: dict[Future, Job] = {}
         ended = as_completed()
@@ -124,6 +124,17 @@ def _quiet_when_interrupted() -> Iterator[None]:
     except KeyboardInterrupt:
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         raise
+
+
+@contextlib.contextmanager
+def _log_as_before() -> Iterator[None]:
+    """What is said less in this block is said again after it: a notebook goes on after an interrupt."""
+    log = logging.getLogger("distributed")
+    before = log.level
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def reachable(address: str) -> None:

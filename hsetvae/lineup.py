@@ -15,7 +15,6 @@ from .toml import checked, made
 AVERAGE = "average"  # the kind of an entrant without a run of its own: the mean of the probabilities of others
 CORE = "core"  # the model of a ladder without all of its ingredients
 
-
 # What the tables of a declaration hold that fill no dataclass.
 TABLES = dict.fromkeys(("entrants", "curve", "tradeoff", "ladder"), dict[str, Any])
 DECLARED = TABLES | {

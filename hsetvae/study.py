@@ -181,11 +181,8 @@ def publish(study: Study, budget: str = "", design: str = "") -> tuple[Path, int
         raise UserError(f"no run of design {study.design(design).name} has ended on this machine: run it first")
     known = {spec.id for name in study.designs for spec in expand(study, budget, name)}
     before = published_records(study, budget)
-    path, other = (
-        published(study, budget),
-        set(before["table"].dropna() if "table" in before else ()) - {table_hash(study)},
-    )
-    if study.elsewhere and other:
+    path, tables = published(study, budget), set(before["table"].dropna() if "table" in before else ())
+    if study.elsewhere and tables - {table_hash(study)}:
         raise UserError(f"{path} holds records of another table of this name: rename one table, or delete the file")
     before = before[before["id"].isin(known)]
     both = each_once(records, before)

@@ -261,6 +261,21 @@ def test_a_suite_survives_a_killed_worker_and_a_killed_suite_continues(study, tm
 
 
 @pytest.mark.slow
+def test_ctrl_c_stops_a_study_in_one_line_and_keeps_what_is_finished(study):
+    command = [sys.executable, "-c", "from hsetvae.cli import main; main()", "study", "run", "--workers", "2",
+               "--budget", "smoke", "--study", str(study.folder / "study.toml")]  # fmt: skip
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    while not len(local_records(study, "smoke")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    said = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 130 and said.rstrip().endswith("interrupted; what is finished is kept"), said
+    assert "Traceback" not in said and "distributed.nanny" not in said, said
+    assert len(local_records(study, "smoke"))
+
+
+@pytest.mark.slow
 def test_a_diverging_run_is_reported_and_keeps_its_place(study, capsys):
     path = study.folder / "study.toml"
     text = path.read_text().replace("epochs = 1}", "epochs = 1, lr = 1e6}")
