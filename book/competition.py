@@ -125,8 +125,11 @@ def how_many(design: str = "table") -> None:
         done = rows(design).groupby("entrant")["seed"].nunique().reindex([e.name for e in declared], fill_value=0)
         table = at_hand()
         failed = ((table["design"] == design) & (table["status"] != "finished")).sum()
-        fewer = ", ".join(f"{html.escape(titles(design)[e])} {n}" for e, n in done.items() if n < wanted)
-        text = f"fewer splits so far: {fewer}" if fewer else "every entrant has run all of them"
+        fewer = []
+        for n, same in sorted(done[done < wanted].groupby(done), reverse=True):
+            who = html.escape(titles(design)[same.index[0]]) if len(same) == 1 else f"each of {len(same)} entrants"
+            fewer.append(f"{n} by {who}")
+        text = f"fewer so far: {', '.join(fewer)}" if fewer else "every entrant has run all of them"
         display(HTML(f"<p>Declared: {wanted} splits; {text}. Failed runs: {failed}.</p>"))
 
 
@@ -156,13 +159,45 @@ def differences(metrics: tuple[str, ...], design: str = "table", entrants: tuple
                 lines.append({"entrant": row.title, "metric": name, "difference [95 %]": seen,
                               "[95 %], overlap counted": wide, "p": f"{row.p:.3g}",
                               "pairs": int(row.pairs), "so it is": row.words})  # fmt: skip
-        bookkit.table(lines)
+        if lines:
+            bookkit.table(lines)
+        else:
+            display(HTML("<p>No two entrants that are compared have two splits yet, the least for an interval.</p>"))
 
 
 def _points(difference: pd.Series) -> str:
     """Mean of a paired difference with its 95 % t interval."""
     c = compare(difference.dropna())
     return "–" if not c.n else f"{c.estimate:+.2f}" + (f" [{c.low:+.2f}, {c.high:+.2f}]" if c.n > 1 else "")
+
+
+def turned(metrics: tuple[str, ...]) -> None:
+    """What each value of the turned setting brings: against the goals that pull against one another, and in scores
+    against the preset's own value."""
+    table = complete("tradeoff")
+    if not len(table):
+        return
+    goals = {"baseline": ("s_past", 1, "S_past, minus the baseline's"),
+             "improved": ("nll_per_event", -1, "nats per event, minus improved's")}  # fmt: skip
+    goals = {other: goal for other, goal in goals.items() if other in set(rows()["entrant"])}
+    lines, met = [], []
+    for e in suite().design("tradeoff")[2]:
+        own = table[table["entrant"] == e.name].set_index("seed")
+        line, reached = {"value": e.title}, []
+        for other, (name, sign, text) in goals.items():
+            gap = own[name] - rows()[rows()["entrant"] == other].set_index("seed")[name]
+            line[text] = _points(gap)
+            reached.append(sign * gap.mean() > 0)
+        whole = table[table["entrant"] == e.against].set_index("seed")
+        for metric in metrics:
+            gap = (own[metric] - whole[metric]) * METRICS[metric][2]
+            line[f"{METRICS[metric][0]}, minus the preset's"] = _points(gap)
+        lines.append(line)
+        met += [e.title] if all(reached) else []
+    bookkit.table(lines)
+    if len(goals) == 2:
+        both = f"Both goals are met, on average, by {', '.join(met)}" if met else "No value meets both goals"
+        display(HTML(f"<p>{both}: more of the past than the baseline's, and a likelihood not below improved's.</p>"))
 
 
 def _difference(metric: str, one: str = "recommended", other: str = "boosting", design: str = "table") -> pd.Series:

@@ -132,7 +132,7 @@ def shown(monkeypatch) -> list[str]:
     """The HTML that helpers of the book display."""
     monkeypatch.syspath_prepend(str(ROOT / "book"))
     pieces = []
-    for name in ("bookkit", "explorer"):
+    for name in ("bookkit", "competition", "explorer"):
         monkeypatch.setattr(f"{name}.display", lambda piece: pieces.append(piece.data))
     return pieces
 
@@ -216,3 +216,44 @@ def test_a_lead_is_the_mean_difference_on_the_same_splits(shown, monkeypatch):
         "+0.00",
         "1",
     ]
+
+
+@pytest.mark.parametrize("likelihood, said", [(-0.5, "Both goals are met, on average, by beta 1.0"), (0.5, "No value")])
+def test_each_kl_weight_is_set_against_the_goals_and_against_the_preset(shown, monkeypatch, likelihood, said):
+    import competition
+
+    def row(design, entrant, seed, past, nll, auroc):
+        return {
+            "design": design,
+            "entrant": entrant,
+            "seed": seed,
+            "s_past": past,
+            "nll_per_event": nll,
+            "auroc": auroc,
+        }
+
+    arms = [e.name for e in competition.suite().design("tradeoff")[2]]
+    rows = pd.DataFrame(
+        [row("tradeoff", e, seed, 0.1, 0.5, 0.8) for e in arms[:-1] for seed in (0, 1)]
+        + [row("tradeoff", arms[-1], seed, 0.4, likelihood, 0.7) for seed in (0, 1)]
+        + [row("table", "baseline", seed, 0.3, 0.0, 0.8) for seed in (0, 1)]
+        + [row("table", "improved", seed, 0.1, 0.0, 0.8) for seed in (0, 1)]
+    )
+    monkeypatch.setattr(competition, "rows", lambda design="table": rows[rows["design"] == design])
+    competition.turned(("auroc",))
+    cells = re.findall(r"<td>(.*?)</td>", shown[-2])
+    assert [c.split()[0] for c in cells[-3:]] == ["+0.10", f"{likelihood:+.2f}", "-10.00"]
+    assert cells[4 + 3] == "–" and cells[3].startswith("+0.00"), "the preset is not compared with itself"
+    assert said in shown[-1]
+
+
+def test_how_many_splits_are_missing_is_said_in_one_line(shown, monkeypatch):
+    import competition
+
+    first, *_ = entrants = [e.name for e in competition.suite().design("curve")[2]]
+    rows = pd.DataFrame([{"design": "curve", "entrant": first, "seed": s, "status": "finished"} for s in range(3)])
+    monkeypatch.setattr(competition, "at_hand", lambda: rows)
+    monkeypatch.setattr(competition, "rows", lambda design="curve": rows)
+    competition.how_many("curve")
+    title = competition.titles("curve")[first]
+    assert f"fewer so far: 3 by {title}, 0 by each of {len(entrants) - 1} entrants. Failed runs: 0" in shown[-1]
