@@ -98,18 +98,20 @@ def tradeoff(metric: str) -> None:
     titles = competition.titles("tradeoff") | {e: competition.titles()[e] for e in ("baseline", "improved")}
     found = pd.concat([table, others[others["entrant"].isin(titles)]]).groupby("entrant", sort=False)
     mean, splits = found[["nll_per_event", "s_past", metric]].mean(), table["seed"].nunique()
-    left, right = plt.subplots(1, 2, figsize=(plots.WIDTH, 3.2), layout="constrained")[1]
+    turned = list(competition.titles("tradeoff"))
+    colours = [*plt.get_cmap("viridis")(np.linspace(0, 0.85, len(turned))), "black", "black"]
+    left, right = plt.subplots(1, 2, figsize=(plots.WIDTH, 3.6), layout="constrained")[1]
     for axis, column, label, scale in ((left, "s_past", "S_past", 1), (right, metric, f"{name} (times {unit})", unit)):
-        for number, part in enumerate((list(competition.titles("tradeoff")), ["baseline"], ["improved"])):
-            points = mean[mean.index.isin(part)]
-            x, y = points["nll_per_event"], scale * points[column]
-            axis.plot(x, y, marker=MARKERS[number], linestyle="" if number else "-")
-            for e, *place in zip(points.index, x, y, strict=True):
-                beside = {"xytext": (7, -3)} if axis is left else {"xytext": (2, 6), "rotation": 45}
-                axis.annotate(titles[e], place, textcoords="offset points", fontsize=8, **beside)
+        x, y = mean["nll_per_event"], scale * mean[column]
+        line = [e for e in turned if e in mean.index]
+        axis.plot(x[line], y[line], color="grey", linewidth=1, zorder=1)
+        for e, colour, marker in zip(titles, colours, ["o"] * len(turned) + ["s", "D"], strict=True):
+            if e in mean.index:
+                axis.scatter(x[e], y[e], color=colour, marker=marker, label=titles[e], zorder=2)
         axis.set_ylabel(label)
-        axis.margins(0.4 if axis is left else 0.3, 0.15 if axis is left else 0.3)
+        axis.margins(0.1)
     left.figure.supxlabel("negative log likelihood (nats per event)", fontsize="medium")
+    left.figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     said = "; ".join(f"{titles[e]}: {r.nll_per_event:.2f} nats, S_past {r.s_past:.2f}, {name} {unit * r[metric]:.1f}"
                      for e, r in mean.iterrows())  # fmt: skip
     caption = (f"What the weight of the KL trades, on the test stays: means over {splits} splits. "
