@@ -13,7 +13,9 @@ import pandas as pd
 from challenge import RESULTS
 from IPython.display import HTML, display
 
+from hsetvae.calibration import HOURS
 from hsetvae.config import PRESETS
+from hsetvae.diagnostics import MI_SETS
 from hsetvae.standings import METRICS, standings
 from hsetvae.statistics import ONLY, compare, t_interval
 from hsetvae.suite import Suite, fitting, load_suite, published_rows
@@ -21,11 +23,13 @@ from hsetvae.suite import Suite, fitting, load_suite, published_rows
 NAME = "challenge2012"
 INSTRUMENTS = {
     "au_ratio_top": "active units at the top level (share)", "au_ratio": "active units, mean over levels (share)",
-    "mi": "mutual information (nats)", "kl_per_set": "KL (nats per set)",
+    "mi": f"mutual information (nats, at most {np.log(MI_SETS):.2f})", "kl_per_set": "KL (nats per set)",
     "decoder_use_current": "decoder use, current set (nats per set)",
     "decoder_use_next": "decoder use, next set (nats per set)", "s_past": "S_past",
-    "s_past_untrained": "S_past, untrained", "nll_per_event": "negative log likelihood (nats per event)",
+    "s_past_untrained": "S_past, untrained", "nll_per_event": "distortion (nats per event)",
+    "negative_elbo": "distortion and KL, the negative ELBO (nats per event)",
 }  # fmt: skip
+IF_TRUE = "the same, if every probability were true"
 COSTS = {
     "seconds_training": ("minutes of training", 1 / 60), "stays_per_second": ("stays predicted a second", 1),
     "peak_mib": ("peak memory (GiB)", 1 / 1024), "parameters": ("parameters", 1), "threads": ("threads", 1),
@@ -49,9 +53,14 @@ def at_hand() -> pd.DataFrame:
 
 @functools.cache
 def rows(design: str = "table") -> pd.DataFrame:
-    """The published rows of a design that have finished and are of the present code and settings; may be empty."""
+    """The published rows of a design that have finished and are of the present code and settings; may be empty.
+
+    `negative_elbo` spreads the KL of a set over its events, so many as the sets of all stays have on average.
+    """
     table = at_hand()
-    return table[(table["design"] == design) & (table["status"] == "finished")]
+    facts = pd.read_csv(RESULTS / "challenge2012.csv").set_index("name")["value"]
+    bound = table["nll_per_event"] + table["kl_per_set"] / facts["events per set, mean"]
+    return table.assign(negative_elbo=bound)[(table["design"] == design) & (table["status"] == "finished")]
 
 
 @functools.cache
@@ -178,7 +187,7 @@ def turned(metrics: tuple[str, ...]) -> None:
     if not len(table):
         return
     goals = {"baseline": ("s_past", 1, "S_past, minus the baseline's"),
-             "improved": ("nll_per_event", -1, "nats per event, minus improved's")}  # fmt: skip
+             "improved": ("nll_per_event", -1, "distortion (nats per event), minus improved's")}  # fmt: skip
     goals = {other: goal for other, goal in goals.items() if other in set(rows()["entrant"])}
     lines, met = [], []
     for e in suite().design("tradeoff")[2]:
@@ -189,6 +198,7 @@ def turned(metrics: tuple[str, ...]) -> None:
             line[text] = _points(gap)
             reached.append(sign * gap.mean() > 0)
         whole = table[table["entrant"] == e.against].set_index("seed")
+        line["distortion and KL (nats per event)"] = f"{own['negative_elbo'].mean():.2f}"
         for metric in metrics:
             gap = (own[metric] - whole[metric]) * METRICS[metric][2]
             line[f"{METRICS[metric][0]}, minus the preset's"] = _points(gap)
@@ -197,7 +207,7 @@ def turned(metrics: tuple[str, ...]) -> None:
     bookkit.table(lines)
     if len(goals) == 2:
         both = f"Both goals are met, on average, by {', '.join(met)}" if met else "No value meets both goals"
-        display(HTML(f"<p>{both}: more of the past than the baseline's, and a likelihood not below improved's.</p>"))
+        display(HTML(f"<p>{both}: more of the past than the baseline's, and a distortion not above improved's.</p>"))
 
 
 def _difference(metric: str, one: str = "recommended", other: str = "boosting", design: str = "table") -> pd.Series:
@@ -223,25 +233,31 @@ def account(calibrated: float = 0.015, active: float = 0.5) -> None:
     """What was asked of the recommended preset before its runs, and what came of it: margins with 95 % t intervals."""
     if there() and "recommended" in set(rows()["entrant"]):
         own = rows()[rows()["entrant"] == "recommended"].set_index("seed")
+        counted = suite().overlap(next(e for e in suite().design()[2] if e.name == "recommended"))
         asked = [
             *((f"{METRICS[m][0]} above that of {title}, times 100", 100 * _difference(m, one))
               for one, title in (("recommended", "boosting"), ("average", "boosting, by the average of both"))
               for m in ("auroc", "auprc")),
+            *((f"AUROC above that of boosting at {hour:g} hours, times 100", 100 * _difference(f"auroc_{hour:g}h"))
+              for hour in HOURS[:-1]),
             (f"calibrated, an error of at most {calibrated:g} (times 100)", 100 * (calibrated - own["ece_calibrated"])),
-            ("the same, if every probability were true", 100 * (calibrated - own["ece_expected"])),
+            (IF_TRUE, 100 * (calibrated - own["ece_expected"])),
             (f"more than {active:g} of the units active at the top level", own["au_ratio_top"] - active),
             ("a decoder that uses its latents (nats per set)", own["decoder_use_current"]),
             ("an h that uses more of the past than the baseline's (S_past)", _difference("s_past", other="baseline")),
-            ("a likelihood not below improved's (nats per event)", -_difference("nll_per_event", other="improved")),
+            ("a distortion not above improved's (nats per event)", -_difference("nll_per_event", other="improved")),
+            ("the same with the KL, the negative ELBO", -_difference("negative_elbo", other="improved")),
         ]  # fmt: skip
         lines = []
         for goal, margin in asked:
             d = margin.dropna()
-            inner, wide = (t_interval(d, overlap=overlap) for overlap in (0, suite().overlap))
+            inner, wide = (t_interval(d, overlap=overlap) for overlap in (0, counted))
             said = "reached" if inner[0] > 0 else "missed" if inner[1] < 0 else "cannot be told from just reached"
             said += ONLY if (inner[0] > 0 or inner[1] < 0) and wide[0] < 0 < wide[1] else ""
+            said = "–" if goal == IF_TRUE else said if len(d) > 2 else "too few splits yet"
             lines.append({"asked for": goal, "margin [95 %]": _points(margin),
-                          "[95 %], overlap counted": f"[{wide[0]:+.2f}, {wide[1]:+.2f}]", "splits": len(d),
+                          "[95 %], overlap counted": f"[{wide[0]:+.2f}, {wide[1]:+.2f}]" if len(d) > 1 else "–",
+                          "splits": len(d),
                           "so it is": said})  # fmt: skip
         bookkit.table(lines)
 
@@ -251,16 +267,21 @@ def missing(metrics: tuple[str, ...]) -> None:
     if there() and "recommended" in set(rows()["entrant"]):
         half, whole = (f"at {share:g}" for share in sorted({e.share for e in suite().design("curve")[2]})[-2:])
         asked = [
-            ("what boosting knows", "the average of both, minus the preset", "average", "recommended", "table"),
-            ("what the preset knows", "the average of both, minus boosting", "average", "boosting", "table"),
+            ("averaging", "the average of both, minus the preset", "average", "recommended", "table"),
+            ("averaging", "the average of both, minus boosting", "average", "boosting", "table"),
             *(("patients", f"{e}: all stays, minus half of them", f"{e} {whole}", f"{e} {half}", "curve")
               for e in ("recommended", "boosting")),
         ]  # fmt: skip
-        bookkit.table([
+        lines = [
             {"what might be missing": answer, "the number": text,
              **{METRICS[m][0]: _points(_difference(m, one, other, design) * METRICS[m][2]) for m in metrics}}
             for answer, text, one, other, design in asked
-        ])  # fmt: skip
+        ]  # fmt: skip
+        gains = {m: [_difference(m, f"{e} {whole}", f"{e} {half}", "curve") for e in ("recommended", "boosting")]
+                 for m in metrics}  # fmt: skip
+        lines.append({"what might be missing": "patients", "the number": "the gain of recommended, minus boosting's",
+                      **{METRICS[m][0]: _points((a - b) * METRICS[m][2]) for m, (a, b) in gains.items()}})  # fmt: skip
+        bookkit.table(lines)
 
 
 def calibration() -> None:

@@ -21,7 +21,7 @@ def forest(metric: str, delta: float, design: str = "table") -> None:
     """Paired differences of one metric, every split a dot."""
     if competition.there(design):
         name, _, unit = METRICS[metric]
-        table = competition.compared(design).query("metric == @metric and pairs > 1").copy()
+        table = competition.compared(design).query("metric == @metric and pairs > 2").copy()
         if not len(table):
             return
         values = competition.rows(design).pivot(index="seed", columns="entrant", values=metric)
@@ -96,7 +96,12 @@ def tradeoff(metric: str) -> None:
     name, _, unit = METRICS[metric]
     others = competition.rows()[competition.rows()["seed"].isin(table["seed"])]
     titles = competition.titles("tradeoff") | {e: competition.titles()[e] for e in ("baseline", "improved")}
-    found = pd.concat([table, others[others["entrant"].isin(titles)]]).groupby("entrant", sort=False)
+    others = (
+        others[others["entrant"].isin(titles)]
+        .groupby("entrant")
+        .filter(lambda own: len(own) == table["seed"].nunique())
+    )
+    found = pd.concat([table, others]).groupby("entrant", sort=False)
     mean, splits = found[["nll_per_event", "s_past", metric]].mean(), table["seed"].nunique()
     turned = list(competition.titles("tradeoff"))
     colours = [*plt.get_cmap("viridis")(np.linspace(0, 0.85, len(turned))), "black", "black"]
@@ -110,11 +115,11 @@ def tradeoff(metric: str) -> None:
                 axis.scatter(x[e], y[e], color=colour, marker=marker, label=titles[e], zorder=2)
         axis.set_ylabel(label)
         axis.margins(0.1)
-    left.figure.supxlabel("negative log likelihood (nats per event)", fontsize="medium")
+    left.figure.supxlabel("distortion (nats per event)", fontsize="medium")
     left.figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     said = "; ".join(f"{titles[e]}: {r.nll_per_event:.2f} nats, S_past {r.s_past:.2f}, {name} {unit * r[metric]:.1f}"
                      for e, r in mean.iterrows())  # fmt: skip
     caption = (f"What the weight of the KL trades, on the test stays: means over {splits} splits. "
-               "Further left is a better likelihood, further up more of the past in h, "
+               "Further left sets are rebuilt better, further up more of the past in h, "
                f"or a better {name}.")  # fmt: skip
-    bookkit.picture([left, right], f"S_past and {name} against the likelihood. {said}", caption)
+    bookkit.picture([left, right], f"S_past and {name} against the distortion. {said}", caption)

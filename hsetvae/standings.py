@@ -20,7 +20,7 @@ from .config import UserError
 from .files import write_atomically
 from .lineup import AVERAGE, Entrant
 from .readme import markdown, renewed
-from .statistics import ALPHA, ONLY, Comparison, compare, detectable, t_interval
+from .statistics import ALPHA, ONLY, Comparison, compare, detectable, t_interval, widening
 from .study import as_published, csv_of, each_once
 from .suite import (
     Suite,
@@ -151,23 +151,24 @@ def standings(suite: Suite, rows: pd.DataFrame, design: str = "") -> pd.DataFram
                     "against": e.against}  # fmt: skip
             if e.against:
                 d = (values - reference).dropna().sort_index()
-                c, (low, high) = compare(d), t_interval(d, overlap=suite.overlap)
+                overlap = suite.overlap(e)
+                c, (low, high) = compare(d), t_interval(d, overlap=overlap)
                 line |= {"estimate": c.estimate, "low": c.low, "high": c.high, "p": c.p, "pairs": c.n}
                 line |= {"low_overlap": low, "high_overlap": high, "against_mean": reference[d.index].mean()}
-                line["words"] = wording(metric, c, titles[e.against], low < 0 < high)
+                line["words"] = wording(metric, c, titles[e.against], low < 0 < high, overlap)
             lines.append(line)
     return pd.DataFrame(lines)
 
 
-def wording(metric: str, c: Comparison, against: str, only_here: bool = False) -> str:
+def wording(metric: str, c: Comparison, against: str, only_here: bool = False, overlap: float = 0.0) -> str:
     """What a paired comparison says, uncorrected for other comparisons: the 95 % t interval decides, and it is said
     where the sign flips do not agree, and where the interval that counts the overlap of the splits holds zero
     (`only_here`)."""
     _, better, unit = METRICS[metric]
-    if c.n < 2:
+    if c.n < 3:  # two splits that happen to differ alike have an interval of any width
         return f"not compared with {against} at n={c.n}"
     if not (c.low > 0 or c.high < 0):
-        seen = detectable(c.sd, c.n) * unit
+        seen = detectable(c.sd, c.n) * widening(c.n, overlap) * unit
         seen = f" (could have seen {seen:.2g})" if seen < math.inf else ""
         return f"not told apart from {against}{seen}" + (", but p by sign flips is below" if c.p < ALPHA else "")
     least = 2 / 2**c.n  # p of the sign flips when all splits agree

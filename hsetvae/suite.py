@@ -51,12 +51,12 @@ class Suite:
     shares: tuple[float, float, float]
     designs: dict[str, tuple[int, tuple[Entrant, ...]]]  # name -> number of splits, entrants
 
-    @property
-    def overlap(self) -> float:
-        """Test stays per stay learned from (see `statistics.t_interval`); the simple models and a refit learn from the
-        validation stays, too."""
-        *learned, scored = self.shares
-        return scored / sum(learned)
+    def overlap(self, e: Entrant) -> float:
+        """Test stays per stay that `e` learns from (see `statistics.t_interval`); the simple models and a refit learn
+        from the validation stays, too, networks without a refit do not."""
+        training, validation, scored = self.shares
+        selects = e.kind in ("model", "gru-d") and not e.refit
+        return scored / (e.share * (training + validation * (not selects)))
 
     def design(self, name: str = "") -> tuple[str, int, tuple[Entrant, ...]]:
         """Name, number of splits and entrants of a design; the first one when the name is empty."""

@@ -229,6 +229,7 @@ def test_each_kl_weight_is_set_against_the_goals_and_against_the_preset(shown, m
             "seed": seed,
             "s_past": past,
             "nll_per_event": nll,
+            "negative_elbo": nll + 1,
             "auroc": auroc,
         }
 
@@ -242,8 +243,8 @@ def test_each_kl_weight_is_set_against_the_goals_and_against_the_preset(shown, m
     monkeypatch.setattr(competition, "rows", lambda design="table": rows[rows["design"] == design])
     competition.turned(("auroc",))
     cells = re.findall(r"<td>(.*?)</td>", shown[-2])
-    assert [c.split()[0] for c in cells[-3:]] == ["+0.10", f"{likelihood:+.2f}", "-10.00"]
-    assert cells[4 + 3] == "–" and cells[3].startswith("+0.00"), "the preset is not compared with itself"
+    assert [c.split()[0] for c in cells[-4:]] == ["+0.10", f"{likelihood:+.2f}", f"{likelihood + 1:.2f}", "-10.00"]
+    assert cells[5 + 4] == "–" and cells[4].startswith("+0.00"), "the preset is not compared with itself"
     assert said in shown[-1]
 
 

@@ -72,6 +72,15 @@ def test_paired_differences_are_those_of_scipy():
     assert line["pairs"] == n - 1 and line["estimate"] == pytest.approx(np.delete(ours - theirs, 3).mean())
 
 
+def test_the_overlap_counts_test_stays_per_stay_that_an_entrant_learns_from():
+    suite = suites.Suite(Path(), "s", "s", Path(), None, (), (0.7, 0.1, 0.2), {})
+    of = {"boosting": 0.2 / 0.8, "model": 0.2 / 0.7, "gru-d": 0.2 / 0.7, "average": 0.2 / 0.8}
+    for kind, overlap in of.items():
+        assert suite.overlap(suites.Entrant("e", "e", kind)) == pytest.approx(overlap)
+        assert suite.overlap(suites.Entrant("e", "e", kind, share=0.125)) == pytest.approx(8 * overlap)
+    assert suite.overlap(suites.Entrant("e", "e", "model", refit=True)) == pytest.approx(0.2 / 0.8)
+
+
 def test_the_words_follow_the_interval_and_the_direction_of_the_metric():
     up = compare(np.array([0.02, 0.021, 0.019, 0.02, 0.022, 0.018, 0.02, 0.02]))
     assert wording("auroc", up, "boosting") == "better than boosting"
@@ -79,6 +88,7 @@ def test_the_words_follow_the_interval_and_the_direction_of_the_metric():
     assert wording("auroc", compare(np.array([0.02, -0.02, 0.01, -0.01])), "x").startswith("not told apart from x")
     assert wording("auroc", compare(np.array([0.02, 0.021, 0.019])), "x") == "better than x, p is at least 0.25 at n=3"
     assert wording("auroc", compare(np.array([0.02])), "x") == "not compared with x at n=1"
+    assert wording("auroc", compare(np.array([0.02, 0.0201])), "x") == "not compared with x at n=2"
     assert wording("auroc", up, "x", only_here=True) == "better than x on these splits only"
     wild = compare(np.array([0.001] * 7 + [0.1]))  # all of one sign, and one so large that the interval holds zero
     assert wild.low < 0 and wording("auroc", wild, "x").endswith(", but p by sign flips is below")

@@ -244,7 +244,7 @@ def test_what_is_wrong_in_a_declaration_is_named(tmp_path, old, new, said):
 
 def test_the_commands_of_a_study_work_on_a_suite(suite, capsys):
     where = ["--suite", str(suite.folder / "tiny_suite.toml")]
-    for command, said in (("status", "nothing is missing"), ("publish", "wrote"), ("report", "from boosting")):
+    for command, said in (("status", "nothing is missing"), ("publish", "wrote"), ("report", "with boosting")):
         app(["study", command, *where], standalone_mode=False)
         assert said in capsys.readouterr().out
     with pytest.raises(UserError, match="--budget is for studies"):
