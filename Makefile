@@ -65,7 +65,7 @@ lab: $(ENVIRONMENT)  ## open JupyterLab: every page of the book and ablations/ru
 smoke: $(ENVIRONMENT)  ## run the ablation suite at its smallest, to see that it runs (about a minute)
 	hsetvae study run --budget smoke
 
-data: $(ENVIRONMENT)  ## fetch Challenge 2012 into data/ (SOURCE=folder or address, SETS=a,b,c)
+data: $(ENVIRONMENT)  ## fetch Challenge 2012 and write data/physionet2012.parquet (SOURCE=folder or address, SETS=a,b,c)
 	hsetvae data physionet2012 --source $(SOURCE) --sets $(SETS) --out data/physionet2012.parquet
 
 bench: $(ENVIRONMENT)  ## measure speed on this machine, a few minutes (TABLE=an event table instead of simulated stays)

@@ -1,6 +1,6 @@
 """Facts and scores of Challenge 2012 for the book, which is built without the data.
 
-    python ablations/challenge2012.py facts data/physionet2012      # a folder with set-a.tar.gz, Outcomes-a.txt …
+    python ablations/challenge2012.py facts FOLDER                    # a folder with set-a.tar.gz, Outcomes-a.txt …
     python ablations/challenge2012.py runs runs/one runs/two --data data/physionet2012.parquet
 
 `facts` counts, and fits the baselines; it writes results/challenge2012.csv, and for one drawing

@@ -101,6 +101,11 @@ def complete(design: str) -> pd.DataFrame:
     return table
 
 
+def overlap() -> float:
+    """Test stays per stay that the recommended preset learns from."""
+    return suite().overlap(next(e for e in suite().design()[2] if e.name == "recommended"))
+
+
 @functools.cache
 def compared(design: str = "table") -> pd.DataFrame:
     """The standings of a design, entrants without a record left out."""
@@ -174,40 +179,10 @@ def differences(metrics: tuple[str, ...], design: str = "table", entrants: tuple
             display(HTML("<p>No two entrants that are compared have two splits yet, the least for an interval.</p>"))
 
 
-def _points(difference: pd.Series) -> str:
+def points(difference: pd.Series) -> str:
     """Mean of a paired difference with its 95 % t interval."""
     c = compare(difference.dropna())
     return "–" if not c.n else f"{c.estimate:+.2f}" + (f" [{c.low:+.2f}, {c.high:+.2f}]" if c.n > 1 else "")
-
-
-def turned(metrics: tuple[str, ...]) -> None:
-    """What each value of the turned setting brings: against the goals that pull against one another, and in scores
-    against the preset's own value."""
-    table = complete("tradeoff")
-    if not len(table):
-        return
-    goals = {"baseline": ("s_past", 1, "S_past, minus the baseline's"),
-             "improved": ("nll_per_event", -1, "distortion (nats per event), minus improved's")}  # fmt: skip
-    goals = {other: goal for other, goal in goals.items() if other in set(rows()["entrant"])}
-    lines, met = [], []
-    for e in suite().design("tradeoff")[2]:
-        own = table[table["entrant"] == e.name].set_index("seed")
-        line, reached = {"value": e.title}, []
-        for other, (name, sign, text) in goals.items():
-            gap = own[name] - rows()[rows()["entrant"] == other].set_index("seed")[name]
-            line[text] = _points(gap)
-            reached.append(sign * gap.mean() > 0)
-        whole = table[table["entrant"] == e.against].set_index("seed")
-        line["distortion and KL (nats per event)"] = f"{own['negative_elbo'].mean():.2f}"
-        for metric in metrics:
-            gap = (own[metric] - whole[metric]) * METRICS[metric][2]
-            line[f"{METRICS[metric][0]}, minus the preset's"] = _points(gap)
-        lines.append(line)
-        met += [e.title] if all(reached) else []
-    bookkit.table(lines)
-    if len(goals) == 2:
-        both = f"Both goals are met, on average, by {', '.join(met)}" if met else "No value meets both goals"
-        display(HTML(f"<p>{both}: more of the past than the baseline's, and a distortion not above improved's.</p>"))
 
 
 def _difference(metric: str, one: str = "recommended", other: str = "boosting", design: str = "table") -> pd.Series:
@@ -225,15 +200,14 @@ def promise(metrics: tuple[str, ...], chosen_on: tuple[int, ...]) -> None:
                 parts = {"validation stays": f"validation_{metric}", "test stays": metric}
                 both = pd.DataFrame({part: _difference(m) for part, m in parts.items()}).dropna()
                 both = both[both.index.isin(chosen_on) == chosen] * METRICS[metric][2]
-                lines.append({"splits": title, "metric": METRICS[metric][0], **both.apply(_points), "n": len(both)})
+                lines.append({"splits": title, "metric": METRICS[metric][0], **both.apply(points), "n": len(both)})
         bookkit.table(lines)
 
 
 def account(calibrated: float = 0.015, active: float = 0.5) -> None:
-    """What was asked of the recommended preset before its runs, and what came of it: margins with 95 % t intervals."""
+    """What was asked of the recommended preset, and what came of it: margins with 95 % t intervals."""
     if there() and "recommended" in set(rows()["entrant"]):
         own = rows()[rows()["entrant"] == "recommended"].set_index("seed")
-        counted = suite().overlap(next(e for e in suite().design()[2] if e.name == "recommended"))
         asked = [
             *((f"{METRICS[m][0]} above that of {title}, times 100", 100 * _difference(m, one))
               for one, title in (("recommended", "boosting"), ("average", "boosting, by the average of both"))
@@ -251,11 +225,11 @@ def account(calibrated: float = 0.015, active: float = 0.5) -> None:
         lines = []
         for goal, margin in asked:
             d = margin.dropna()
-            inner, wide = (t_interval(d, overlap=overlap) for overlap in (0, counted))
+            inner, wide = (t_interval(d, overlap=counted) for counted in (0, overlap()))
             said = "reached" if inner[0] > 0 else "missed" if inner[1] < 0 else "cannot be told from just reached"
             said += ONLY if (inner[0] > 0 or inner[1] < 0) and wide[0] < 0 < wide[1] else ""
             said = "–" if goal == IF_TRUE else said if len(d) > 2 else "too few splits yet"
-            lines.append({"asked for": goal, "margin [95 %]": _points(margin),
+            lines.append({"asked for": goal, "margin [95 %]": points(margin),
                           "[95 %], overlap counted": f"[{wide[0]:+.2f}, {wide[1]:+.2f}]" if len(d) > 1 else "–",
                           "splits": len(d),
                           "so it is": said})  # fmt: skip
@@ -274,13 +248,13 @@ def missing(metrics: tuple[str, ...]) -> None:
         ]  # fmt: skip
         lines = [
             {"what might be missing": answer, "the number": text,
-             **{METRICS[m][0]: _points(_difference(m, one, other, design) * METRICS[m][2]) for m in metrics}}
+             **{METRICS[m][0]: points(_difference(m, one, other, design) * METRICS[m][2]) for m in metrics}}
             for answer, text, one, other, design in asked
         ]  # fmt: skip
         gains = {m: [_difference(m, f"{e} {whole}", f"{e} {half}", "curve") for e in ("recommended", "boosting")]
                  for m in metrics}  # fmt: skip
         lines.append({"what might be missing": "patients", "the number": "the gain of recommended, minus boosting's",
-                      **{METRICS[m][0]: _points((a - b) * METRICS[m][2]) for m, (a, b) in gains.items()}})  # fmt: skip
+                      **{METRICS[m][0]: points((a - b) * METRICS[m][2]) for m, (a, b) in gains.items()}})  # fmt: skip
         bookkit.table(lines)
 
 

@@ -132,7 +132,7 @@ def shown(monkeypatch) -> list[str]:
     """The HTML that helpers of the book display."""
     monkeypatch.syspath_prepend(str(ROOT / "book"))
     pieces = []
-    for name in ("bookkit", "competition", "explorer"):
+    for name in ("bookkit", "competition", "competition_tradeoff", "explorer"):
         monkeypatch.setattr(f"{name}.display", lambda piece: pieces.append(piece.data))
     return pieces
 
@@ -218,9 +218,10 @@ def test_a_lead_is_the_mean_difference_on_the_same_splits(shown, monkeypatch):
     ]
 
 
-@pytest.mark.parametrize("likelihood, said", [(-0.5, "Both goals are met, on average, by beta 1.0"), (0.5, "No value")])
-def test_each_kl_weight_is_set_against_the_goals_and_against_the_preset(shown, monkeypatch, likelihood, said):
+@pytest.mark.parametrize("distortion, said", [(-0.5, "Both goals are met, on average, by beta 1.0"), (0.5, "No value")])
+def test_each_kl_weight_is_set_against_the_goals_and_against_the_preset(shown, monkeypatch, distortion, said):
     import competition
+    import competition_tradeoff
 
     def row(design, entrant, seed, past, nll, auroc):
         return {
@@ -236,16 +237,20 @@ def test_each_kl_weight_is_set_against_the_goals_and_against_the_preset(shown, m
     arms = [e.name for e in competition.suite().design("tradeoff")[2]]
     rows = pd.DataFrame(
         [row("tradeoff", e, seed, 0.1, 0.5, 0.8) for e in arms[:-1] for seed in (0, 1)]
-        + [row("tradeoff", arms[-1], seed, 0.4, likelihood, 0.7) for seed in (0, 1)]
+        + [row("tradeoff", arms[-1], seed, 0.4, distortion, 0.7) for seed in (0, 1)]
         + [row("table", "baseline", seed, 0.3, 0.0, 0.8) for seed in (0, 1)]
         + [row("table", "improved", seed, 0.1, 0.0, 0.8) for seed in (0, 1)]
     )
     monkeypatch.setattr(competition, "rows", lambda design="table": rows[rows["design"] == design])
-    competition.turned(("auroc",))
+    competition_tradeoff.table(("auroc",))
     cells = re.findall(r"<td>(.*?)</td>", shown[-2])
-    assert [c.split()[0] for c in cells[-4:]] == ["+0.10", f"{likelihood:+.2f}", f"{likelihood + 1:.2f}", "-10.00"]
+    assert [c.split()[0] for c in cells[-4:]] == ["+0.10", f"{distortion:+.2f}", f"{distortion + 1:.2f}", "-10.00"]
     assert cells[5 + 4] == "–" and cells[4].startswith("+0.00"), "the preset is not compared with itself"
     assert said in shown[-1]
+
+    rows = rows[~((rows["entrant"] == "improved") & (rows["seed"] == 1))]
+    competition_tradeoff.table(("auroc",))
+    assert "goal" not in shown[-1] and "improved" not in shown[-1], "who lacks a split is compared with nobody"
 
 
 def test_how_many_splits_are_missing_is_said_in_one_line(shown, monkeypatch):
