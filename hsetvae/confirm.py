@@ -81,7 +81,8 @@ def confirm(study: Study, budget: str, before: Path, workers: int = 1) -> Confir
         pairs = [(old.id, new) for old, new in pairs if old.id in ended - judged and old.id != new.id]
         if not pairs:
             continue
-        words = _of_arms(study.home or study, design, before, code, workers)
+        arms = {new.arm.name for _, new in pairs}
+        words = _of_arms(study.home or study, design, arms, before, code, workers)
         for old, new in pairs:
             judged.add(old)
             if words[new.arm.name]:
@@ -100,15 +101,17 @@ def confirm(study: Study, budget: str, before: Path, workers: int = 1) -> Confir
     return Confirmed(len(same), len(heirs), tuple(f"{name}: {words}" for name, words in differences.items()))
 
 
-def _of_arms(study: Study, design: str, before: Path, code: str, workers: int) -> dict[str, str]:
-    """Arm -> which number of its small runs differs between the codes, "" when none does."""
+def _of_arms(study: Study, design: str, arms: set[str], before: Path, code: str, workers: int) -> dict[str, str]:
+    """Arm -> which number of its small runs differs between the codes, "" when none does; of `arms`, as the code before
+    need not know those that came with the present one."""
     runs = {"HSETVAE_RUNS": str(runs_folder(study).resolve())}
     words = ["--design", design, "--budget", SMALL, "--workers", str(workers)]
     for root in (before, HERE):
         declared = study.file if root == HERE else _in(before, study.file)
         _call(root, ["study", "run", "--study", str(declared), *words], runs)
     found: dict[str, str] = {}
-    for old, new in zip(expand(study, SMALL, design, code), expand(study, SMALL, design), strict=True):
+    pairs = zip(expand(study, SMALL, design, code), expand(study, SMALL, design), strict=True)
+    for old, new in (pair for pair in pairs if pair[1].arm.name in arms):
         records = [records_of(study, [spec.id]).to_dict("records") for spec in (old, new)]
         if not all(records):
             raise UserError(f"the code in {before if not records[0] else HERE} has made no run {new.name} of {design}")

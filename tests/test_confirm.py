@@ -87,6 +87,24 @@ def test_arms_whose_small_runs_are_the_same_keep_their_records(study, made, tmp_
 
 
 @pytest.mark.slow
+def test_an_arm_that_came_with_the_new_code_stands_in_no_old_arms_way(study, made, tmp_path):
+    before = checkout(tmp_path / "before", study.file, "history", "NOTHING = 0")
+    older = before / study.file.parent.name / study.file.name
+    older.write_text(older.read_text().replace('["beta", "pooling"]', '["beta"]'))
+    take(study, made, expand(study, "smoke"))
+    path, _ = publish(study, "smoke")
+    code = confirmed._answer(before, confirmed.CODE, study.notebook)
+    then = {new.id: old.id for old, new in zip(expand(study, "smoke", code=code), expand(study, "smoke"), strict=True)}
+    table = pd.read_csv(path, dtype={"id": str})
+    known = table[table["arm"].isin(["reference", "beta"])]
+    known.assign(id=known["id"].map(then), code=code).to_csv(path, index=False)
+    shutil.rmtree(runs_folder(study))
+    found = confirm(study, "smoke", before)
+    assert (found.arms, found.records, found.differences) == (2, len(known), ())
+    assert set(pd.read_csv(path, dtype={"id": str})["id"]) == set(known["id"])
+
+
+@pytest.mark.slow
 def test_entrants_whose_small_runs_are_the_same_keep_their_rows(suite, tmp_path):
     file = suite.folder / f"{suite.name}.toml"
     average = '[entrants.average]\ntitle = "average"\nkind = "average"\nof = ["logistic", "boosting"]\n'
