@@ -218,34 +218,34 @@ def test_a_lead_is_the_mean_difference_on_the_same_splits(shown, monkeypatch):
     ]
 
 
-@pytest.mark.parametrize("distortion, said", [(-0.5, "Both goals are met, on average, by beta 1.0"), (0.5, "No value")])
-def test_each_kl_weight_is_set_against_the_goals_and_against_the_preset(shown, monkeypatch, distortion, said):
+@pytest.mark.parametrize("bound, said", [(-0.5, "Both goals are met, on average, by beta 4.0"), (0.5, "No value")])
+def test_each_kl_weight_is_set_against_the_goals_and_against_the_preset(shown, monkeypatch, bound, said):
     import competition
     import competition_tradeoff
 
-    def row(design, entrant, seed, past, nll, auroc):
+    def row(design, entrant, seed, past, bound, auroc):
         return {
             "design": design,
             "entrant": entrant,
             "seed": seed,
             "s_past": past,
-            "nll_per_event": nll,
-            "negative_elbo": nll + 1,
+            "nll_per_event": bound - 1,
+            "negative_elbo": bound,
             "auroc": auroc,
         }
 
     arms = [e.name for e in competition.suite().design("tradeoff")[2]]
     rows = pd.DataFrame(
         [row("tradeoff", e, seed, 0.1, 0.5, 0.8) for e in arms[:-1] for seed in (0, 1)]
-        + [row("tradeoff", arms[-1], seed, 0.4, distortion, 0.7) for seed in (0, 1)]
+        + [row("tradeoff", arms[-1], seed, 0.4, bound, 0.7) for seed in (0, 1)]
         + [row("table", "baseline", seed, 0.3, 0.0, 0.8) for seed in (0, 1)]
         + [row("table", "improved", seed, 0.1, 0.0, 0.8) for seed in (0, 1)]
     )
     monkeypatch.setattr(competition, "rows", lambda design="table": rows[rows["design"] == design])
     competition_tradeoff.table(("auroc",))
     cells = re.findall(r"<td>(.*?)</td>", shown[-2])
-    assert [c.split()[0] for c in cells[-4:]] == ["+0.10", f"{distortion:+.2f}", f"{distortion + 1:.2f}", "-10.00"]
-    assert cells[5 + 4] == "–" and cells[4].startswith("+0.00"), "the preset is not compared with itself"
+    assert [c.split()[0] for c in cells[-4:]] == ["+0.10", f"{bound:+.2f}", f"{bound - 1:.2f}", "-10.00"]
+    assert cells[2 * 5 + 4] == "–" and cells[4].startswith("+0.00"), "the preset is not compared with itself"
     assert said in shown[-1]
 
     rows = rows[~((rows["entrant"] == "improved") & (rows["seed"] == 1))]
