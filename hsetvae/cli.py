@@ -1,4 +1,4 @@
-"""The command line: hsetvae train | evaluate | explain | diagnose | settings | data … | study …
+"""The command line: hsetvae train | evaluate | predict | explain | diagnose | settings | data … | study …
 
 It mirrors the Python API; imports that cost seconds happen inside the commands.
 """
@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from .config import PRESETS, Config, UserError, parse_settings
+from .data_cli import data_app, names
 from .study_cli import OutcomesOption, study_app
 
 app = typer.Typer(
@@ -24,7 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Hierarchical set VAEs for irregular clinical time series: train, score, diagnose, and study what helps.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Make an event table: stay, hours, variable, value.")
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
 
@@ -105,14 +105,6 @@ def _write(path: Path, content: bytes) -> None:
     print(f"wrote {path}", file=sys.stderr)
 
 
-def _names(text: str | None, option: str) -> list[str] | None:
-    """What an option lists; None where it was not given."""
-    names = [name.strip() for name in (text or "").split(",")]
-    if text is not None and not all(names):
-        raise UserError(f'{option} "{text}" names nothing, or has a comma too many: write names as a,b')
-    return names if text is not None else None
-
-
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; it is created.")],
@@ -132,7 +124,7 @@ def train(
     from .data import split
 
     cohort = _cohort(data, outcomes)
-    parts = split(cohort, seed, fit=_names(fit, "--fit"), score=_names(score, "--score"))
+    parts = split(cohort, seed, fit=names(fit, "--fit"), score=names(score, "--score"))
     if preset.value not in PRESETS:
         from .baselines import train_baseline
 
@@ -220,6 +212,36 @@ def _score_over(loaded, cohort, index, hours: str, calibrated: bool, figure: Pat
 
 
 @app.command()
+def predict(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(help="CSV to write: stay, probability.")],
+    data: DataOption = "simulated",
+    until: Annotated[
+        float | None, typer.Option(min=0, help="Predict from what was known of a stay at this hour, for example 24.")
+    ] = None,
+    calibrated: Annotated[
+        bool,
+        typer.Option("--calibrated", help="Calibrated as the run's validation stays ask for (RUN/calibration.json)."),
+    ] = False,
+) -> None:
+    """Write the probability of the outcome for every stay of a table, which need not hold outcomes."""
+    import numpy as np
+    import pandas as pd
+
+    from .calibration import calibrate, probabilities
+
+    loaded, cohort = _run_and_cohort(run, data, None)
+    every = np.arange(len(cohort))
+    if seen := len(cohort) - len(loaded.unseen(cohort)):
+        print(f"{seen} of these {len(cohort)} stays trained or selected the run: no forecast for them", file=sys.stderr)
+    _say_late(cohort, every, [] if until is None else [until])
+    calibrator = calibrate(loaded, cohort, until) if calibrated else None
+    probability = probabilities(loaded, cohort, every, until)
+    table = pd.DataFrame({"stay": cohort.stays, "probability": calibrator(probability) if calibrator else probability})
+    _write(out, table.to_csv(index=False).encode())
+
+
+@app.command()
 def explain(
     run: RunArgument,
     stay: Annotated[str, typer.Option(help="The stay to explain, as the table names it.")],
@@ -286,49 +308,6 @@ def settings() -> None:
         values = [str(preset[name]) for preset in presets]
         shown = values[0] if len(set(values)) == 1 else " → ".join(values)
         print(f"{name:18} {shown:30} {ledger:6} {text}{f' [{unit}]' if unit else ''} ({kind})")
-
-
-@data_app.command("physionet2012")
-def physionet2012(
-    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
-    source: Annotated[str, typer.Option(help="A folder with set-a.tar.gz, Outcomes-a.txt …, or an https address.")] = (
-        "https://physionet.org/files/challenge-2012/1.0.0/"
-    ),
-    sets: Annotated[str, typer.Option(help="Which of the sets a, b, c.")] = "a,b,c",
-    clean: Annotated[bool, typer.Option(help="Drop what cannot be true (the rules are printed).")] = True,
-) -> None:
-    """The PhysioNet/CinC Challenge 2012: 4,000 stays per set, outcome in-hospital death."""
-    from .events import write_cohort
-    from .physionet import load_challenge2012
-
-    cohort, report = load_challenge2012(source, tuple(_names(sets, "--sets")), clean=clean)
-    write_cohort(cohort, out)
-    print("\n".join(report.lines()))
-    print(f"wrote {out}: {len(cohort)} stays, {len(cohort.value)} events")
-
-
-@data_app.command("simulate")
-def simulate_table(
-    out: Annotated[Path, typer.Option(help="Parquet file to write, or a folder for Parquet files of 10,000 stays.")],
-    stays: Annotated[int, typer.Option(help="Number of stays.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Another seed draws other stays of the same population.")] = 0,
-) -> None:
-    """A simulated cohort with known outcome probabilities."""
-    from .events import write_cohorts
-    from .progress import Progress
-    from .simulate import simulate_blocks
-
-    written = [0, 0]
-
-    def cohorts():
-        with Progress(stays, 0, True, "simulating") as bar:
-            for block in simulate_blocks(stays, seed):
-                yield block.cohort
-                written[:] = written[0] + len(block.cohort), written[1] + len(block.cohort.value)
-                bar.update(written[0], {})
-
-    write_cohorts(cohorts(), out)
-    print(f"wrote {out}: {written[0]} stays, {written[1]} events")
 
 
 def main() -> None:

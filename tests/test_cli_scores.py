@@ -1,7 +1,9 @@
-"""The commands that calibrate, ask a run at several hours, and explain a prediction."""
+"""The commands that predict, calibrate, ask a run at several hours, and explain a prediction."""
 
+import dataclasses
 import hashlib
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -38,6 +40,26 @@ def test_a_run_is_calibrated_once_and_scored_with_it(call, own, tables, tmp_path
     scores = json.loads(call("evaluate", run, *tables, "--calibrated", "--out", scored).out)
     assert scores["auroc"] == plain["auroc"] and scores["brier"] != plain["brier"] and scores["ece_expected"] > 0
     assert pd.read_csv(scored).probability.between(0, 1).all()
+
+
+def test_new_patients_get_probabilities_without_outcomes(call, own, tables, tmp_path):
+    """At any hour, calibrated by what the folder of the run holds; who was learned from is counted."""
+    run, out = shutil.copytree(own / "run", tmp_path / "run"), tmp_path / "p.csv"
+    kept = {"slope": 0.5, "intercept": -1.0, "stays": 8, "outcomes": "0" * 16}
+    (run / "calibration.json").write_text(json.dumps({"weights": weights_of(run), "hours": {"all": kept}}))
+    new = simulate(12, seed=2).cohort
+    write_cohort(dataclasses.replace(new, outcome=None, probability=None), tmp_path / "new.parquet")
+    given = ["--data", tmp_path / "new.parquet", "--out", out]
+    assert call("predict", run, *given).err.splitlines()[-1] == f"wrote {out}"
+    plain = pd.read_csv(out, dtype={"stay": str})
+    assert plain.stay.tolist() == new.stays.tolist() and plain.probability.between(0, 1).all()
+    assert call("predict", run, *given, "--until", 6).status == 0
+    assert not pd.read_csv(out).probability.equals(plain.probability)
+    assert call("predict", run, *given, "--calibrated").status == 0
+    log_odds = (plain.probability / (1 - plain.probability)).map(math.log)
+    assert pd.read_csv(out).probability.tolist() == pytest.approx([1 / (1 + math.exp(1 - x / 2)) for x in log_odds])
+    told = call("predict", run, *tables[:2], "--out", out)
+    assert "32 of these 40 stays trained or selected the run: no forecast for them" in told.err
 
 
 def test_a_prediction_is_explained_in_a_table_and_a_figure(call, own, tables, tmp_path):

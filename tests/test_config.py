@@ -1,3 +1,5 @@
+"""Every setting has its row, its range and one place: a wrong name, type or value is refused by name."""
+
 import dataclasses
 import re
 

@@ -1,3 +1,5 @@
+"""Every term of the objective and every schedule against closed forms; clipping does what its name says."""
+
 import math
 
 import pytest

@@ -50,7 +50,7 @@ LAYERS = [
     {"lineup"},
     {"suite", "sweep", "verdicts"},
     {"confirm", "standings"},
-    {"study_cli"},
+    {"data_cli", "study_cli"},
     {"api", "cli"},
 ]
 
