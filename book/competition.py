@@ -195,12 +195,14 @@ def promise(metrics: tuple[str, ...], chosen_on: tuple[int, ...]) -> None:
     """The recommended preset minus boosting, on validation and on test stays: where it was chosen, and elsewhere."""
     if there() and "recommended" in set(rows()["entrant"]):
         lines = []
-        for title, chosen in (("on which most settings were chosen", True), ("the others", False)):
+        for title, chosen in (("on which settings were chosen", True), ("the others", False)):
             for metric in metrics:
                 parts = {"validation stays": f"validation_{metric}", "test stays": metric}
                 both = pd.DataFrame({part: _difference(m) for part, m in parts.items()}).dropna()
                 both = both[both.index.isin(chosen_on) == chosen] * METRICS[metric][2]
-                lines.append({"splits": title, "metric": METRICS[metric][0], **both.apply(points), "n": len(both)})
+                lost = points(both["validation stays"] - both["test stays"])
+                lines.append({"splits": title, "metric": METRICS[metric][0], **both.apply(points),
+                              "lost on the way": lost, "n": len(both)})  # fmt: skip
         bookkit.table(lines)
 
 
@@ -209,8 +211,10 @@ def account(calibrated: float = 0.015, active: float = 0.5) -> None:
     if there() and "recommended" in set(rows()["entrant"]):
         own = rows()[rows()["entrant"] == "recommended"].set_index("seed")
         asked = [
-            *((f"{METRICS[m][0]} above that of {title}, times 100", 100 * _difference(m, one))
-              for one, title in (("recommended", "boosting"), ("average", "boosting, by the average of both"))
+            *((f"{METRICS[m][0]} above that of {title}, times 100", 100 * _difference(m, one, other))
+              for one, other, title in (("recommended", "boosting", "boosting"),
+                                        ("recommended", "tuned", "tuned boosting"),
+                                        ("average", "boosting", "boosting, by the average of both"))
               for m in ("auroc", "auprc")),
             *((f"AUROC above that of boosting at {hour:g} hours, times 100", 100 * _difference(f"auroc_{hour:g}h"))
               for hour in HOURS[:-1]),

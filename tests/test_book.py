@@ -205,13 +205,15 @@ def test_a_lead_is_the_mean_difference_on_the_same_splits(shown, monkeypatch):
     competition.promise(("auroc",), chosen_on=(0,))
     cells = re.findall(r"<td>(.*?)</td>", shown[-1])
     assert cells == [
-        "on which most settings were chosen",
+        "on which settings were chosen",
         "AUROC",
         "-10.00",
         "+10.00",
+        "-20.00",
         "1",
         "the others",
         "AUROC",
+        "+0.00",
         "+0.00",
         "+0.00",
         "1",
