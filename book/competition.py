@@ -223,7 +223,7 @@ def account(calibrated: float = 0.015, active: float = 0.5) -> None:
             (f"more than {active:g} of the units active at the top level", own["au_ratio_top"] - active),
             ("a decoder that uses its latents (nats per set)", own["decoder_use_current"]),
             ("an h that uses more of the past than the baseline's (S_past)", _difference("s_past", other="baseline")),
-            ("a likelihood not below improved's, by its bound, the ELBO (nats per event)",
+            ("a likelihood not below improved's, by distortion and KL together (nats per event)",
              -_difference("negative_elbo", other="improved")),
             ("the same for the distortion alone", -_difference("nll_per_event", other="improved")),
         ]  # fmt: skip
