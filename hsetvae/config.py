@@ -329,7 +329,7 @@ RECOMMENDED = BASELINE.but(
     width=48, latent=32, levels=1, heads=4, layers=1, feedforward=96,
     norm_gelu=True, residual=True, activation="gelu",
     head="mlp", statistics=True, statistics_dropout=0.15, teacher=0.75,
-    beta=1.0,  # above the floor of free bits the KL is paid in full, as in the ELBO
+    beta=1.0, beta_warmup=1.0,  # paid in full, above the floor of free bits, only once z has something to say
     masking=0.3,  # hidden events are what imputation learns from
     class_weight=0.02,  # leaves h to the sets; the head learns as fast, as AdamW rescales gradients
     lr=4e-3, lr_schedule="cosine", weight_decay=0.01, clip="norm", clip_at=5.0,
