@@ -207,7 +207,7 @@ def test_an_ensemble_is_its_members_one_by_one():
 
 
 def test_members_vote_in_training_and_speak_as_one_afterwards(cohort, standardiser):
-    model = build(RECOMMENDED.but(**SMALL, dropout=0.0, statistics_dropout=0.0, masking=0.0), cohort)
+    model = build(RECOMMENDED.but(**SMALL, head="ensemble", dropout=0.0, statistics_dropout=0.0, masking=0.0), cohort)
     batch = double(collate(cohort, np.arange(6), standardiser, 256))
     one = model(batch, sample=False)
     many = model.train()(batch, sample=False)
