@@ -262,7 +262,10 @@ def test_a_suite_survives_a_killed_worker_and_a_killed_suite_continues(study, tm
 
 @pytest.mark.slow
 def test_ctrl_c_stops_a_study_in_one_line_and_keeps_what_is_finished(study):
-    command = [sys.executable, "-c", "from hsetvae.cli import main; main()", "study", "run", "--workers", "2",
+    # tests that run in the background of a shell inherit that Ctrl-C is ignored
+    started = ("import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+               "from hsetvae.cli import main; main()")  # fmt: skip
+    command = [sys.executable, "-c", started, "study", "run", "--workers", "2",
                "--budget", "smoke", "--study", str(study.folder / "study.toml")]  # fmt: skip
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 120
