@@ -32,6 +32,9 @@ Preset = Enum("Preset", {name: name for name in [*PRESETS, "logistic", "boosting
 Part = Enum("Part", {"unseen": "unseen", "all": "all"}, type=str)
 
 DataOption = Annotated[str, typer.Option(help="An event table (Parquet or CSV), or the word `simulated`.")]
+UntilOption = Annotated[
+    float | None, typer.Option(min=0, help="Use what was known of a stay at this hour only, for example 24.")
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 
 
@@ -149,9 +152,7 @@ def evaluate(
     split: Annotated[
         Part, typer.Option(help="unseen: drop stays with the id or the events of one that the run has learned from.")
     ] = "unseen",
-    until: Annotated[
-        float | None, typer.Option(min=0, help="Score what was known of a stay at this hour, for example 24.")
-    ] = None,
+    until: UntilOption = None,
     hours: Annotated[
         str | None, typer.Option(help="Score at each of these hours, for example 6,12,24,36,48: a line for each.")
     ] = None,
@@ -216,9 +217,7 @@ def predict(
     run: RunArgument,
     out: Annotated[Path, typer.Option(help="CSV to write: stay, probability.")],
     data: DataOption = "simulated",
-    until: Annotated[
-        float | None, typer.Option(min=0, help="Predict from what was known of a stay at this hour, for example 24.")
-    ] = None,
+    until: UntilOption = None,
     calibrated: Annotated[
         bool,
         typer.Option("--calibrated", help="Calibrated as the run's validation stays ask for (RUN/calibration.json)."),
@@ -233,7 +232,11 @@ def predict(
     loaded, cohort = _run_and_cohort(run, data, None)
     every = np.arange(len(cohort))
     if seen := len(cohort) - len(loaded.unseen(cohort)):
-        print(f"{seen} of these {len(cohort)} stays trained or selected the run: no forecast for them", file=sys.stderr)
+        print(
+            f"the run has learned from, or was selected on, {seen} of these {len(cohort)} stays: "
+            "what it says of them says nothing of how it does on new ones",
+            file=sys.stderr,
+        )
     _say_late(cohort, every, [] if until is None else [until])
     calibrator = calibrate(loaded, cohort, until) if calibrated else None
     probability = probabilities(loaded, cohort, every, until)
@@ -246,9 +249,7 @@ def explain(
     run: RunArgument,
     stay: Annotated[str, typer.Option(help="The stay to explain, as the table names it.")],
     data: DataOption = "simulated",
-    until: Annotated[
-        float | None, typer.Option(min=0, help="Explain what was predicted at this hour, for example 24.")
-    ] = None,
+    until: UntilOption = None,
     window: Annotated[
         float, typer.Option(help="Leave out the events of a variable in windows of this many hours.")
     ] = 6.0,

@@ -59,7 +59,7 @@ def test_new_patients_get_probabilities_without_outcomes(call, own, tables, tmp_
     log_odds = (plain.probability / (1 - plain.probability)).map(math.log)
     assert pd.read_csv(out).probability.tolist() == pytest.approx([1 / (1 + math.exp(1 - x / 2)) for x in log_odds])
     told = call("predict", run, *tables[:2], "--out", out)
-    assert "32 of these 40 stays trained or selected the run: no forecast for them" in told.err
+    assert "the run has learned from, or was selected on, 32 of these 40 stays: what it says" in told.err
 
 
 def test_a_prediction_is_explained_in_a_table_and_a_figure(call, own, tables, tmp_path):
