@@ -109,9 +109,7 @@ class Config:
         ledger="M6",
         choices="history.POOLINGS",
     )
-    head: Literal["linear", "mlp", "ensemble"] = knob(
-        "linear", "outcome head: linear; an MLP; the mean of many MLPs, each with a loss of its own", ledger="M7"
-    )
+    head: Literal["linear", "mlp"] = knob("linear", "outcome head: linear, or an MLP", ledger="M7")
     statistics: bool = knob(False, "the outcome head also sees the statistics of each variable over the stay")
     statistics_dropout: float = knob(
         0.0, "share of these statistics hidden in training", "share", at_least=0, at_most=0.95
@@ -164,7 +162,9 @@ class Config:
         0.0, "share of a step's stays that it holds a second time, up to a random hour", "share", at_least=0, at_most=1
     )
     selection: Literal["outcome", "objective"] = knob(
-        "outcome", "which epoch is kept: least validation cross-entropy of the outcome, or least whole objective"
+        "outcome",
+        "which epoch is kept: that of the least validation cross-entropy of the outcome, or of the least sum of "
+        "distortion, beta · KL and weighted cross-entropy",
     )
     patience: int = knob(
         0, "stop after this many epochs without a better validation loss; 0 = never", "epochs", at_least=0

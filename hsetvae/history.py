@@ -152,34 +152,6 @@ POOLINGS = {
 }
 
 
-class Ensemble(nn.Module):
-    """Many small MLPs side by side on the same features (B, F) -> their logits (B, K); one product for all of them.
-
-    Each is trained by a loss of its own, so that they err in different ways (Gorishniy et al. 2025 share most weights
-    between such members; these share none).
-    """
-
-    def __init__(self, members: int, features: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.first = nn.Linear(features, members * hidden)
-        self.second = nn.Parameter(torch.empty(members, hidden))
-        self.bias = nn.Parameter(torch.zeros(members))
-        self.dropout = Dropout(dropout)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        bound = self.second.shape[1] ** -0.5  # as in nn.Linear
-        nn.init.uniform_(self.second, -bound, bound)
-        nn.init.uniform_(self.bias, -bound, bound)
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = self.dropout(F.gelu(self.first(x))).view(len(x), *self.second.shape)  # (B, K, hidden)
-        return (hidden * self.second).sum(-1) + self.bias
-
-
-MEMBERS = 16  # of the ensemble
-
-
 class OutcomeHead(nn.Module):
     """Pooling of h over the stay, beside it the statistics of each variable, and a logit for the outcome (M6, M7)."""
 
@@ -192,18 +164,14 @@ class OutcomeHead(nn.Module):
         self.query = nn.Parameter(torch.zeros(D)) if config.pooling == "query" else None
         if config.head == "mlp":
             self.net = nn.Sequential(nn.Linear(features, D), nn.GELU(), Dropout(config.dropout), nn.Linear(D, 1))
-        elif config.head == "ensemble":
-            self.net = Ensemble(MEMBERS, features, D, config.dropout)
         else:
             self.net = nn.Sequential(nn.Linear(features, 1))
 
     def forward(self, tokens: Tensor, h: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """-> logits (B, K) of the K members of the head (in evaluation their mean, K = 1), and the weights of the sets
-        (B, T), which sum to 1 per stay and are 0 on padding."""
+        """-> logits (B,), and the weights of the sets (B, T), which sum to 1 per stay and are 0 on padding."""
         scores = POOLINGS[self.pooling](tokens, h, batch.real, self.query)
         weights = F.softmax(scores.masked_fill(~batch.real, float("-inf")), dim=1)
         seen = (weights.unsqueeze(-1) * h).sum(1)  # (B, D)
         if self.summary is not None:
             seen = torch.cat([seen, self.summary(batch)], dim=-1)
-        votes = self.net(seen)
-        return votes if self.training else votes.mean(1, keepdim=True), weights
+        return self.net(seen).squeeze(1), weights

@@ -26,7 +26,7 @@ class Output:
     B stays, T sets of the longest stay, M sets of the batch, L levels (index 0 nearest the data), Z latent, D width.
     """
 
-    votes: Tensor  # (B, K) logits of the outcome, one for each member of the head; K = 1 in evaluation
+    logits: Tensor  # (B,) of the outcome
     h: Tensor  # (B, T, D) history-aware states, 0 on padding
     tokens: Tensor  # (B, T, D) the Transformer's input
     pooling: Tensor  # (B, T) weights of the sets in the outcome head, sum 1 per stay
@@ -40,11 +40,6 @@ class Output:
     has_next: Tensor  # (M,) bool
     row: Tensor  # (M,) stay of each set
     column: Tensor  # (M,) its place in the stay
-
-    @property
-    def logits(self) -> Tensor:
-        """(B,) of the outcome: the mean over the members of the head."""
-        return self.votes.mean(1)
 
 
 class HSetVAE(nn.Module):
@@ -69,9 +64,9 @@ class HSetVAE(nn.Module):
         latents = self.set_latents(batch, sample, generator)  # (M, L, Z) each
         tokens = self.tokens(latents.z, batch)  # (B, T, D)
         h = self.history(tokens, batch)  # (B, T, D)
-        votes, pooling = self.head(tokens, h, batch)
+        logits, pooling = self.head(tokens, h, batch)
         return Output(
-            votes=votes,
+            logits=logits,
             h=h,
             tokens=tokens,
             pooling=pooling,

@@ -73,15 +73,15 @@ def level_weights(config: Config, levels: int) -> Tensor:
     return torch.arange(1, levels + 1) / levels if config.level_weights == "depth" else torch.ones(levels)
 
 
-def outcome_loss(votes: Tensor, outcome: Tensor, smoothing: float) -> Tensor:
-    """Binary cross-entropy of logits (B, K) in nats per stay against y(1 − ε) + ε/2 (L5), each of the K by itself.
+def outcome_loss(logits: Tensor, outcome: Tensor, smoothing: float) -> Tensor:
+    """Binary cross-entropy of logits (B,) in nats per stay against y(1 − ε) + ε/2 (L5).
 
     Stays without a known outcome do not count.
     """
-    known, members = ~outcome.isnan(), votes.shape[1]
-    target = (outcome * (1 - smoothing) + smoothing / 2)[known].unsqueeze(1).expand(-1, members)
-    total = F.binary_cross_entropy_with_logits(votes[known], target, reduction="sum")
-    return total / (known.sum().clamp_min(1) * members)
+    known = ~outcome.isnan()
+    target = (outcome * (1 - smoothing) + smoothing / 2)[known]
+    total = F.binary_cross_entropy_with_logits(logits[known], target, reduction="sum")
+    return total / known.sum().clamp_min(1)
 
 
 def objective(output: Output, batch: Batch, config: Config, step: int, total: int) -> Terms:
@@ -89,13 +89,13 @@ def objective(output: Output, batch: Batch, config: Config, step: int, total: in
 
     In evaluation call it with `config.but(label_smoothing=0.0)`: smoothing belongs to training.
     """
-    current = output.distortion.get("current", output.votes.new_zeros(1)).mean()
-    following = output.distortion.get("next", output.votes.new_zeros(1))
+    current = output.distortion.get("current", output.logits.new_zeros(1)).mean()
+    following = output.distortion.get("next", output.logits.new_zeros(1))
     following = following.sum() / output.has_next.sum().clamp_min(1)
     levels = output.kl.shape[1]
     floored, floor_share = floored_kl(output.kl, config)
     kl_charged = (floored * level_weights(config, levels).to(floored)).sum()
-    bce = outcome_loss(output.votes, batch.outcome, config.label_smoothing)
+    bce = outcome_loss(output.logits, batch.outcome, config.label_smoothing)
     variance, mean = output.logvar.square().mean(), output.mu.square().mean()
     beta = beta_at(config, step, total)
     reconstruction = reconstruction_weight_at(config, step, total)

@@ -76,9 +76,9 @@ class Observed:
     def _pass(self, batch: Batch, z: Tensor) -> tuple[Tensor, ...]:
         tokens = self.model.tokens(z, batch)
         h = self.model.history(tokens, batch)
-        votes, weights = self.model.head(tokens, h, batch)
+        logits, weights = self.model.head(tokens, h, batch)
         of_set = batch.row, batch.column
-        return h[of_set], residual_stream(self.model.history, tokens)[of_set], weights[of_set], votes.squeeze(1)
+        return h[of_set], residual_stream(self.model.history, tokens)[of_set], weights[of_set], logits
 
     @torch.no_grad()
     def distortion(self, z: Tensor) -> dict[str, float]:

@@ -14,7 +14,7 @@ from hsetvae.attention import Attention, rotate, time_angles
 from hsetvae.config import BASELINE, IMPROVED, RECOMMENDED
 from hsetvae.data import Batch, Standardiser, Windows, collate
 from hsetvae.decoders import SetPrediction, chamfer, chamfer_from, dense, hungarian, squared_distances
-from hsetvae.history import MEMBERS, Ensemble, TimeEncoder
+from hsetvae.history import TimeEncoder
 from hsetvae.model import HSetVAE, has_next, initialise
 from hsetvae.objective import objective
 from hsetvae.setvae import kl_divergence
@@ -196,25 +196,6 @@ def test_pooling_weights_are_a_distribution_over_real_sets(pooling, cohort, stan
         assert (weights.argmax(1) == count - 1).all() and (weights.amax(1) == 1).all()
 
 
-def test_an_ensemble_is_its_members_one_by_one():
-    torch.manual_seed(0)
-    ensemble, x = Ensemble(5, 3, 4, 0.0).double(), torch.randn(7, 3).double()
-    votes = ensemble(x)
-    for k, (w, b) in enumerate(zip(ensemble.first.weight.split(4), ensemble.first.bias.split(4), strict=True)):
-        alone = torch.nn.functional.gelu(x @ w.T + b) @ ensemble.second[k] + ensemble.bias[k]
-        torch.testing.assert_close(votes[:, k], alone)
-    assert votes.std(dim=1).min() > 0, "members start apart"
-
-
-def test_members_vote_in_training_and_speak_as_one_afterwards(cohort, standardiser):
-    model = build(RECOMMENDED.but(**SMALL, head="ensemble", dropout=0.0, statistics_dropout=0.0, masking=0.0), cohort)
-    batch = double(collate(cohort, np.arange(6), standardiser, 256))
-    one = model(batch, sample=False)
-    many = model.train()(batch, sample=False)
-    assert one.votes.shape == (6, 1) and many.votes.shape == (6, MEMBERS)
-    torch.testing.assert_close(one.logits, many.logits)
-
-
 def test_kl_agrees_with_torch_distributions():
     mu, logvar, prior_mu, prior_logvar = torch.randn(4, 200, dtype=torch.float64)
     q = torch.distributions.Normal(mu, (0.5 * logvar).exp())
@@ -282,6 +263,10 @@ def test_chamfer_and_hungarian_agree_with_brute_force(n):
 def test_a_network_that_has_diverged_shows_it_in_the_distance():
     x = torch.tensor([[[0.0, float("nan")], [1.0, 2.0]]])
     assert not hungarian(x, torch.zeros(1, 2, 2), torch.ones(1, 2, dtype=torch.bool)).isfinite().any()
+
+
+def test_sets_without_a_next_one_have_nothing_to_match():
+    assert hungarian(torch.zeros(0, 3, 2), torch.zeros(0, 3, 2), torch.zeros(0, 3, dtype=torch.bool)).shape == (0,)
 
 
 def test_chamfer_cannot_count_copies_and_hungarian_can():

@@ -70,20 +70,11 @@ def test_deeper_levels_weigh_more():
 
 
 def test_smoothed_labels_and_unknown_outcomes():
-    votes = torch.tensor([[2.0], [-1.0], [5.0]])
+    logits = torch.tensor([2.0, -1.0, 5.0])
     outcome = torch.tensor([1.0, 0.0, math.nan])
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(votes[:2, 0], torch.tensor([0.95, 0.05]))
-    assert outcome_loss(votes, outcome, 0.1).item() == pytest.approx(expected.item())
-    assert outcome_loss(votes, torch.full((3,), math.nan), 0.0).item() == 0
-
-
-def test_every_member_of_an_ensemble_pays_for_its_own_error():
-    outcome = torch.tensor([1.0, 0.0])
-    votes = torch.tensor([[3.0, -3.0], [0.0, 0.0]])
-    alone = [outcome_loss(votes[:, [k]], outcome, 0.0).item() for k in (0, 1)]
-    assert outcome_loss(votes, outcome, 0.0).item() == pytest.approx(sum(alone) / 2)
-    agreed = votes.mean(1, keepdim=True)
-    assert outcome_loss(votes, outcome, 0.0) > outcome_loss(agreed, outcome, 0.0)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[:2], torch.tensor([0.95, 0.05]))
+    assert outcome_loss(logits, outcome, 0.1).item() == pytest.approx(expected.item())
+    assert outcome_loss(logits, torch.full((3,), math.nan), 0.0).item() == 0
 
 
 def test_value_clipping_turns_the_gradient_and_norm_clipping_does_not():
