@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import sklearn
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
@@ -24,10 +26,11 @@ from sklearn.preprocessing import FunctionTransformer, RobustScaler, StandardSca
 from .cohort import Cohort
 from .config import UserError, stream
 from .data import Split
-from .files import LOCK, held, write_atomically
+from .files import LOCK, PARTIAL, held, write_atomically
 from .scores import score_all
-from .stays import hash_of, read_stays, stays_of, unseen, write_stays
+from .stays import STAYS, hash_of, read_stays, stays_of, unseen, write_stays
 
+FEATURES = "features.npz"  # in the folder of a baseline: what it learned from
 SECOND_DAY = 24.0  # hours
 STATISTICS = ("first", "last", "mean", "min", "max", "sd", "count", "second day")
 
@@ -63,10 +66,11 @@ def logistic(seed: int):
 
 
 def boosting(seed: int):
-    # Fixed once on Challenge 2012: many correlated features, so each split sees a random tenth of them.
+    # Fixed once on Challenge 2012: many correlated features, so each split sees a random tenth of them.  The number of
+    # trees is fixed, too: left to itself, scikit-learn stops early above 10,000 stays, and only there.
     return HistGradientBoostingClassifier(
         learning_rate=0.03, max_iter=400, max_leaf_nodes=15, l2_regularization=5, max_features=0.1,
-        random_state=stream(seed, "boosting") % 2**32,
+        early_stopping=False, random_state=stream(seed, "boosting") % 2**32,
     )  # fmt: skip
 
 
@@ -143,19 +147,20 @@ def train_baseline(name: str, cohort: Cohort, split: Split, out: str | os.PathLi
     """Fit "logistic" or "boosting" and keep it in the folder `out`: what it learned from, not a pickle.
 
     `load_baseline` fits it again, in seconds and to the same numbers, so that opening a run never executes its bytes.
-    Raises UserError when `out` exists, and as `fit_baselines` does.
+    Raises UserError when `out` holds something else, and as `fit_baselines` does.
     """
     out = Path(out)
     X, outcome, used = learned_from(cohort, split)
     model = fitted(name, X, outcome, seed)
     stays, buffer = stays_of(cohort, split), io.BytesIO()
     np.savez_compressed(buffer, X=X, outcome=outcome, used=used)
-    facts = {"baseline": name, "seed": int(seed), "variables": list(cohort.variables), "stays": hash_of(stays)}
+    facts = {"baseline": name, "seed": int(seed), "variables": list(cohort.variables), "stays": hash_of(stays),
+             "scikit-learn": sklearn.__version__}  # fmt: skip
     with held(out):
-        if any(p.name != LOCK for p in out.iterdir()):
+        if any(p.name not in (LOCK, STAYS, FEATURES) and not p.name.endswith(PARTIAL) for p in out.iterdir()):
             raise UserError(f"{out} is a folder with files: choose another --out")
         write_stays(out, stays)
-        write_atomically(out / "features.npz", buffer.getvalue())
+        write_atomically(out / FEATURES, buffer.getvalue())
         write_atomically(out / "baseline.json", json.dumps(facts).encode())
     return Baseline(name, cohort.variables, stays, used, model)
 
@@ -166,13 +171,20 @@ def is_baseline(folder: str | os.PathLike) -> bool:
 
 
 def load_baseline(folder: str | os.PathLike) -> Baseline:
-    """The baseline of a folder, fitted again from what it learned from.  UserError when the folder is damaged."""
+    """The baseline of a folder, fitted again from what it learned from.  UserError when the folder is damaged; a
+    warning where another scikit-learn fits it, which need not come to the same numbers."""
     try:
         facts = json.loads((Path(folder) / "baseline.json").read_text())
         name, seed, variables = facts["baseline"], facts["seed"], tuple(facts["variables"])
         stays = read_stays(Path(folder), facts["stays"])
-        with np.load(io.BytesIO((Path(folder) / "features.npz").read_bytes()), allow_pickle=False) as stored:
+        with np.load(io.BytesIO((Path(folder) / FEATURES).read_bytes()), allow_pickle=False) as stored:
             X, outcome, used = stored["X"], stored["outcome"], stored["used"]
+        if (made := facts["scikit-learn"]) != sklearn.__version__:
+            warnings.warn(
+                f"{folder} was fitted by scikit-learn {made} and is fitted again by {sklearn.__version__}: its "
+                "predictions may differ from those of then",
+                stacklevel=2,
+            )
         model = fitted(name, X, outcome, seed)
     except UserError:
         raise

@@ -11,6 +11,7 @@ from hsetvae.baselines import (
     MODELS,
     STATISTICS,
     fit_baselines,
+    fitted,
     is_baseline,
     load_baseline,
     summary_features,
@@ -116,6 +117,30 @@ def test_a_damaged_or_misused_baseline_is_named(small, tmp_path):
     with pytest.raises(UserError, match="not a whole baseline"):
         load_baseline(tmp_path)
     assert json.loads((tmp_path / "run" / "baseline.json").read_text())["baseline"] == "logistic"
+
+
+def test_a_baseline_killed_while_it_was_written_can_be_started_again(small, tmp_path):
+    parts = split(small, 3)
+    train_baseline("logistic", small, parts, tmp_path / "run")
+    (tmp_path / "run" / "baseline.json").unlink()
+    (tmp_path / "run" / ".baseline.json.k1lled00.partial").write_text("{")
+    again = train_baseline("logistic", small, parts, tmp_path / "run")
+    assert load_baseline(tmp_path / "run").predict(small).tobytes() == again.predict(small).tobytes()
+
+
+def test_a_baseline_of_another_scikit_learn_says_so(small, tmp_path):
+    train_baseline("logistic", small, split(small, 3), tmp_path / "run")
+    path = tmp_path / "run" / "baseline.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"scikit-learn": "0.1"}))
+    with pytest.warns(UserWarning, match=r"was fitted by scikit-learn 0\.1 and is fitted again by"):
+        load_baseline(tmp_path / "run")
+
+
+def test_boosting_is_the_same_model_for_many_stays():
+    """scikit-learn would hold a tenth of more than 10,000 stays out and stop early."""
+    rng = np.random.default_rng(0)
+    X, outcome = rng.standard_normal((10_001, 2)), (rng.random(10_001) < 0.1).astype(float)
+    assert fitted("boosting", X, outcome, 0).n_iter_ == 400
 
 
 @pytest.mark.slow
