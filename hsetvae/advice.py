@@ -215,7 +215,7 @@ def noisy_state(m: dict) -> Finding | None:
 
 
 def too_short(m: dict) -> Finding | None:
-    """The best epoch is the one that was selected: by the outcome's cross-entropy, or by the whole objective."""
+    """The best epoch is the one that was selected: by the outcome's cross-entropy, or by what the sets cost as well."""
     seen = m["learning"]
     if seen["best_epoch"] < seen["epochs"] or seen["epochs"] < 2:
         return None
@@ -263,7 +263,8 @@ def jumping_gradient(m: dict) -> Finding | None:
         return None
     return Finding(
         "The gradient jumps and nothing holds it.",
-        f"its largest norm is {jump:.0f} times the median of {gradient['norm']:.2g}",
+        f"its norm, a mean over up to a quarter of an epoch, rises to {jump:.0f} times the median of "
+        f"{gradient['norm']:.2g}",
         "clip by norm at the median norm",
         _held(gradient),
     )

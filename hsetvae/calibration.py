@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from .baselines import Baseline
 from .cohort import Cohort
 from .config import UserError, stream
-from .evaluate import evaluate, predict
+from .evaluate import predict, scores_and_probabilities
 from .files import write_atomically
 from .scores import ece, score_all
 
@@ -95,7 +95,7 @@ def calibrate(run, cohort: Cohort, until: float | None = None) -> Calibrator:
             )
         if not known.any():
             raise UserError("no validation stay has a known outcome: give the outcome table (--outcomes FILE)")
-        probability = probabilities(run, cohort.subset(index), np.flatnonzero(known), until)
+        probability = probabilities(run, cohort, index[known], until)
         kept[hour] = Calibrator.fit(outcome[known], probability)
         hours = {name: dataclasses.asdict(one) for name, one in kept.items()}
         write_atomically(run.folder / FILE, json.dumps({"weights": weights, "hours": hours}, indent=1).encode())
@@ -131,9 +131,14 @@ def _hash(content: bytes) -> str:
 
 def probabilities(run, cohort: Cohort, index: np.ndarray, until: float | None = None) -> np.ndarray:
     """Predicted probability of the stays `index`, as known at the hour `until` (default: all of a stay) -> (n,)."""
-    if until is not None:
-        cohort, index = cohort.subset(index).until(until), np.arange(len(index))
-    return run.predict(cohort, index) if isinstance(run, Baseline) else predict(run, cohort, index)
+    if not isinstance(run, Baseline):
+        return predict(run, cohort, index, until)
+    return run.predict(*_known_at(cohort, index, until))
+
+
+def _known_at(cohort: Cohort, index: np.ndarray, until: float | None) -> tuple[Cohort, np.ndarray]:
+    """The stays `index` as known at an hour, which for a baseline are read into memory."""
+    return (cohort, index) if until is None else (cohort.subset(index).until(until), np.arange(len(index)))
 
 
 def score(
@@ -144,13 +149,15 @@ def score(
     Calibration changes accuracy, Brier score and calibration error; `ece_expected` is then beside them.
     """
     calibrator = calibrate(run, cohort, until) if calibrated else None
-    part = cohort.subset(index) if until is None else cohort.subset(index).until(until)
-    every = np.arange(len(part))
-    scores = run.evaluate(part, every) if isinstance(run, Baseline) else evaluate(run, part, every)
-    probability = probabilities(run, part, every)
+    if isinstance(run, Baseline):
+        scores = run.evaluate(*_known_at(cohort, index, until))
+        probability = probabilities(run, cohort, index, until)
+    else:
+        scores, probability = scores_and_probabilities(run, cohort, index, until)
     if calibrator:
-        probability, known = calibrator(probability), ~np.isnan(part.outcome)
-        scores |= score_all(part.outcome[known], probability[known])
+        probability, outcome = calibrator(probability), cohort.outcome[index]
+        known = ~np.isnan(outcome)
+        scores |= score_all(outcome[known], probability[known])
         scores["ece_expected"] = expected_ece(probability[known])
     return scores, probability
 

@@ -69,10 +69,10 @@ def _run_and_cohort(run: Path, data: str, outcomes: Path | None):
 
 def _finished(run: Path):
     """A model whose training has ended."""
-    from .runs import load_run
+    from .runs import DONE, load_run
 
     loaded = load_run(run)
-    if not (run / "done.json").exists():
+    if not (run / DONE).exists():
         raise UserError(f"{run} has not finished its training: continue it with `hsetvae train … --resume`")
     return loaded
 
@@ -86,8 +86,8 @@ def _say_whose(loaded, cohort, index) -> None:
         print(f"{own} of these {len(index)} stays are the run's own test stays", file=sys.stderr)
     learned = loaded.stays[loaded.stays.part != "test"]
     left = np.setdiff1d(np.flatnonzero(np.isin(cohort.stays, learned.stay)), index)
-    prints = set(learned.fingerprint)
-    if others := sum(print_ not in prints for print_ in cohort.subset(left).fingerprints()):
+    prints = ~np.isin(np.array(cohort.fingerprints()), learned.fingerprint) if len(left) else np.zeros(0, dtype=bool)
+    if others := int(prints[left].sum()):
         print(
             f"{others} stays are left out because the run has learned from, or was selected on, stays of these "
             "ids, though with other events: if they are other patients, give them other ids, or use --split all",
@@ -138,7 +138,12 @@ def train(
         from .train import train as train_model
 
         config = PRESETS[preset.value].but(**parse_settings(settings or []))
-        train_model(config, cohort, parts, out, seed=seed, resume=resume, device=device)
+        run = train_model(config, cohort, parts, out, seed=seed, resume=resume, device=device)
+        if never := run.standardiser.unseen:
+            print(
+                f"no training stay has an event of {', '.join(never)}: the run has learned nothing of their values",
+                file=sys.stderr,
+            )
     words = ["hsetvae", "evaluate", str(out), "--data", data, *(["--outcomes", str(outcomes)] if outcomes else [])]
     print(f"run: {out}\nnext: {shlex.join(words)}")
 
@@ -184,7 +189,7 @@ def evaluate(
     scores, probability = score(loaded, cohort, index, until, calibrated)
     if cohort.probability is not None:
         known = index[~np.isnan(cohort.outcome[index]) & ~np.isnan(cohort.probability[index])]
-        truth = auroc(cohort.outcome[known], cohort.probability[known])
+        truth = auroc(cohort.outcome[known], cohort.probability[known]) if len(known) else np.nan
         scores["auroc_of_truth"] = None if np.isnan(truth) else truth
     print(json.dumps(scores, indent=1), flush=True)  # first of all: what is written after it may fail
     if out is not None:
@@ -263,7 +268,7 @@ def explain(
     from .report import png
 
     loaded, cohort = _run_and_cohort(run, data, None)
-    table = contributions(loaded, cohort if until is None else cohort.until(until), stay, window)
+    table = contributions(loaded, cohort, stay, window, until)
     print(
         f"stay {stay}: logit {table.attrs['logit']:.3f}; the {min(rows, len(table))} strongest of {len(table)}", end=" "
     )

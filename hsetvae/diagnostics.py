@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from .cohort import Cohort, ragged_rows
 from .config import Config, UserError, stream
 from .data import Standardiser
+from .evaluate import knows_outcomes
 from .measures import (
     active_units,
     calibration_table,
@@ -76,7 +78,7 @@ def diagnose(
             "run_seed": run.seed,
             "settings": run.config.to_dict(),
             **found,
-            **_outcome(trained, part),
+            **_outcome(trained, part if knows_outcomes(run) else dataclasses.replace(part, outcome=None)),
             "gradient": gradient_health(run.history),
             "learning": learning(run.history),
             "untrained": before,
@@ -259,7 +261,8 @@ def _probes(o: Observed, cohort: Cohort, standardiser: Standardiser, stay: np.nd
 
 
 def _outcome(o: Observed, cohort: Cohort) -> dict:
-    """Scores of the outcome with intervals and the calibration table; None without known outcomes."""
+    """Scores of the outcome with intervals and the calibration table; None without known outcomes, in training or
+    here."""
     known = np.zeros(len(cohort), dtype=bool) if cohort.outcome is None else ~np.isnan(cohort.outcome)
     if not known.any():
         return {"scores": None, "calibration": None}

@@ -47,6 +47,8 @@ def _logits_without(run, stay: Cohort, removed: np.ndarray) -> np.ndarray:
 
 def _cells(stay: Cohort, window: float) -> np.ndarray:
     """Which cell, a variable in a window of time, each event of one stay belongs to -> (E,), numbered from 0."""
+    if not window > 0:
+        raise UserError(f"window = {window}: explain in windows of more than 0 hours")
     hours = np.repeat(stay.hours, np.diff(stay.first_event))
     pairs = np.stack([np.floor(hours / window), stay.variable])
     return np.unique(pairs, axis=1, return_inverse=True)[1].ravel()
@@ -59,8 +61,8 @@ def _contributions(run, stay: Cohort, cell: np.ndarray) -> tuple[float, np.ndarr
     return logits[0], logits[0] - logits[1:]
 
 
-def explain(run, cohort: Cohort, stay: str, window: float = WINDOW) -> pd.DataFrame:
-    """What drove the prediction of one stay, the strongest first.
+def explain(run, cohort: Cohort, stay: str, window: float = WINDOW, until: float | None = None) -> pd.DataFrame:
+    """What drove the prediction of one stay, as known at the hour `until` (default: all of it), the strongest first.
 
     A row for each variable in each window of `window` hours: stay, hours (of its first event), variable, events, value
     (their mean, natural units), contribution (logit with these events minus logit without them: positive means that
@@ -68,13 +70,12 @@ def explain(run, cohort: Cohort, stay: str, window: float = WINDOW) -> pd.DataFr
     two variables may say the same, and each is then missed less.
     Raises UserError for an unknown stay, and for one whose events all lie in one window of one variable.
     """
-    if not window > 0:
-        raise UserError(f"window = {window}: explain in windows of more than 0 hours")
     places = np.flatnonzero(np.asarray(cohort.stays) == str(stay))
     if not len(places):
         shown = ", ".join(map(str, cohort.stays[:3]))
         raise UserError(f'the table has no stay "{stay}": its {len(cohort)} stays are {shown} …')
     one = cohort.subset(places[:1])
+    one = one if until is None else one.until(until)
     cell = _cells(one, window)
     whole, contribution = _contributions(run, one, cell)
     events = pd.DataFrame(
@@ -98,16 +99,22 @@ def explain(run, cohort: Cohort, stay: str, window: float = WINDOW) -> pd.DataFr
 
 
 def deletion(
-    run, cohort: Cohort, index: np.ndarray, share: float = 0.1, window: float = WINDOW, seed: int = 0
+    run, cohort: Cohort, index: np.ndarray | None = None, share: float = 0.1, window: float = WINDOW, seed: int = 0
 ) -> pd.DataFrame:
-    """The deletion test: a row for each stay of `index` with stay, events (how many are removed, `share` of them), and
-    how far the logit moves without the named ones (`named`), without as many random events (`events_at_random`), and
-    without as many events of random variables and windows (`cells_at_random`); the two are means of DRAWS draws."""
+    """The deletion test: a row for each stay of `index` (default: all) with stay, events (how many are removed, `share`
+    of them), and how far the logit moves without the named ones (`named`), without as many random events
+    (`events_at_random`), and without as many events of random variables and windows (`cells_at_random`); the two are
+    means of DRAWS draws.
+
+    A stay whose events all lie in one window of one variable has nothing to name and no row.
+    """
     rows = []
-    for i in index:
+    for i in cohort.positions(index):
         one = cohort.subset(np.array([i]))
         rng = np.random.default_rng(stream(seed, "deletion", str(one.stays[0])))
         cell = _cells(one, window)
+        if not cell.any():
+            continue
         whole, contribution = _contributions(run, one, cell)
         E, K = len(cell), len(contribution)
         n = max(1, round(share * E))

@@ -204,7 +204,8 @@ def gradient_health(history: pd.DataFrame) -> dict[str, float]:
     """From the table of a run: norms before and after clipping (medians), share of clipped steps, cosine of the raw and
     the clipped gradient, largest over median norm, skipped steps as a count and as a share.
 
-    A run that skipped every step has no norms: they are NaN.
+    A row of the table is a mean over up to a quarter of an epoch, and each counts once: one step that jumps is seen in
+    the mean of its interval.  A run that skipped every step has no norms: they are NaN.
     """
     history = history.reindex(columns=["step", "skipped", *GRADIENT])
     steps = history["step"].max()
@@ -230,7 +231,7 @@ def learning(history: pd.DataFrame) -> dict[str, float]:
         "best_epoch": int(best["epoch"]),
         "validation_bce_best": float(best["validation_bce"]),
         "validation_bce_last": float(scored["validation_bce"].iloc[-1]),
-        "bce_last": float(history["bce"].iloc[-1]),
+        "bce_last": float(history["bce"].iloc[-1]) if history["bce"].any() else float("nan"),
     }
 
 

@@ -10,8 +10,9 @@ from scipy.special import expit, logit
 
 from hsetvae.baselines import train_baseline
 from hsetvae.calibration import Calibrator, calibrate, expected_ece, over_hours, score
+from hsetvae.cohort import Cohort
 from hsetvae.config import UserError
-from hsetvae.evaluate import predict
+from hsetvae.evaluate import EVALUATION_BATCH, predict
 from hsetvae.runs import load_run
 from hsetvae.scores import auroc, ece, score_all
 
@@ -137,6 +138,21 @@ def test_calibrated_scores_are_those_of_the_calibrated_predictions(recommended_r
 
 
 # --- at any hour -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("until", [None, 6.0])
+def test_scoring_reads_a_batch_of_stays_at_a_time(until, recommended_run, monkeypatch):
+    """A mapped table need not fit in memory."""
+    run, cohort, _ = recommended_run
+    taken, subset = [], Cohort.subset
+
+    def counted(self, index):
+        taken.append(len(index))
+        return subset(self, index)
+
+    monkeypatch.setattr(Cohort, "subset", counted)
+    _, probability = score(run, cohort, np.arange(len(cohort)), until)
+    assert len(probability) == len(cohort) > EVALUATION_BATCH >= max(taken)
 
 
 def test_scores_over_hours_are_those_of_the_same_stays_cut_at_each_hour(recommended_run):

@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from hsetvae import cli
+from hsetvae.runs import FACTS
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = "--set epochs=1 --set width=16 --set latent=4 --set feedforward=16 --set pretrain_epochs=0".split()
@@ -74,6 +75,23 @@ def test_a_simulated_table_carries_its_outcomes_and_the_truth(call, own, tmp_pat
     assert "25 stays" in call("data", "simulate", "--stays", 25, "--out", tmp_path / "s.parquet").out
     scores = json.loads(call("evaluate", own / "run", "--data", tmp_path / "s.parquet").out)
     assert scores["n"] == 25 and scores["auroc_of_truth"] > 0.5
+
+
+def test_scores_are_printed_although_the_column_of_the_truth_is_empty(call, own, tmp_path):
+    call("data", "simulate", "--stays", 25, "--out", tmp_path / "s.parquet")
+    pd.read_parquet(tmp_path / "s.parquet").assign(probability=float("nan")).to_parquet(tmp_path / "s.parquet")
+    scores = json.loads(call("evaluate", own / "run", "--data", tmp_path / "s.parquet").out)
+    assert scores["n"] == 25 and scores["auroc_of_truth"] is None
+
+
+def test_a_variable_that_no_training_stay_has_is_named(call, own, tmp_path):
+    events, parts = (pd.read_csv(path, dtype={"stay": str}) for path in (own / "events.csv", own / "run" / "stays.csv"))
+    tested = parts.stay[parts.part == "test"].iloc[0]
+    pd.concat([events, pd.DataFrame([(tested, 1.0, "Troponin", 2.0)], columns=events.columns)]).to_csv(
+        tmp_path / "events.csv", index=False
+    )
+    told = call("train", "--data", tmp_path / "events.csv", *TINY, "--out", tmp_path / "run")
+    assert told.status == 0 and "no training stay has an event of Troponin: the run has learned nothing" in told.err
 
 
 def test_what_is_undefined_is_null_and_never_nan(call, own, tables, tmp_path):
@@ -219,6 +237,7 @@ def test_a_run_of_other_variables_is_refused_and_not_scored(call, own, tables, t
         ("config.json", "{", "config.json is damaged"),
         ("config.json", "[]", "config.json is damaged"),
         ("config.json", "{}", "config.json is damaged"),
+        ("config.json", json.dumps({name: {} for name in FACTS}), "of another version"),
         ("history.csv", "", "history.csv is damaged, it has no column step"),
         ("stays.csv", "stay,part,fingerprint\n1,test,00\n", "stays.csv is not as the training wrote it"),
         ("stays.csv", "", "stays.csv is not as the training wrote it"),

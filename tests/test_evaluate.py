@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from hsetvae.baselines import train_baseline
 from hsetvae.config import UserError
 from hsetvae.data import collate
+from hsetvae.diagnostics import diagnose
 from hsetvae.evaluate import evaluate, mean_terms, passes, predict
 from hsetvae.objective import objective
 from hsetvae.scores import score_all
@@ -93,6 +95,42 @@ def test_what_cannot_be_scored_is_refused(small_run):
     other = dataclasses.replace(cohort, variables=(*cohort.variables[:-1], "zz"))
     with pytest.raises(UserError, match="read it with read_cohort"):
         evaluate(run, other)
+
+
+def test_a_baseline_is_told_that_it_scores_itself(small_run, tmp_path):
+    _, cohort, parts = small_run
+    baseline = train_baseline("logistic", cohort, parts, tmp_path / "run")
+    for function in (predict, evaluate):
+        with pytest.raises(UserError, match="call its own `predict` or `evaluate`"):
+            function(baseline, cohort)
+
+
+def test_a_head_that_never_saw_an_outcome_is_not_scored(small_run):
+    """None was known, or none was counted: the weights of its head are as they were drawn."""
+    run, cohort, _ = small_run
+    nothing_known = dataclasses.replace(run, history=run.history.assign(bce=0.0))
+    nothing_counted = dataclasses.replace(run, config=run.config.but(class_weight=0.0))
+    for untaught in (nothing_known, nothing_counted):
+        for function in (predict, evaluate):
+            with pytest.raises(UserError, match="trained without outcomes"):
+                function(untaught, cohort)
+        assert diagnose(untaught, cohort)["scores"] is None
+    unselected = dataclasses.replace(run, history=run.history.assign(validation_bce=np.nan))
+    assert np.array_equal(predict(unselected, cohort), predict(run, cohort)), "known in training is enough"
+
+
+def test_at_an_hour_a_stay_is_what_was_known_then(small_run):
+    run, cohort, parts = small_run
+    known = cohort.subset(parts.test).until(6.0)
+    assert np.array_equal(predict(run, cohort, parts.test, until=6.0), predict(run, known))
+    assert evaluate(run, cohort, parts.test, until=6.0) == evaluate(run, known)
+
+
+def test_without_outcomes_the_cross_entropy_is_unknown_and_not_zero(small_run):
+    run, cohort, parts = small_run
+    blind = dataclasses.replace(cohort, outcome=None)
+    terms, _ = mean_terms(run.model, blind, parts.test, run.standardiser, run.config)
+    assert np.isnan(terms["bce"]) and np.isfinite([terms["kl"], terms["distortion_current"]]).all()
 
 
 def test_a_prediction_does_not_need_the_decoders(small_run):

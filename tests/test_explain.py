@@ -41,7 +41,7 @@ def known():
     standardiser = Standardiser.fit(cohort, np.arange(len(cohort)))
     model = Known(cohort.variables.index(KNOWN))
     facts = {"config": BASELINE, "variables": cohort.variables, "standardiser": standardiser}
-    return SimpleNamespace(model=model, history=pd.DataFrame({"validation_bce": [0.7]}), **facts), cohort
+    return SimpleNamespace(model=model, history=pd.DataFrame({"bce": [0.7]}), **facts), cohort
 
 
 def test_the_contributions_are_the_known_drivers_and_nothing_else(known):
@@ -126,6 +126,23 @@ def test_removing_the_named_events_moves_a_trained_network_more_than_chance(reco
         ratio, low, high = deletion_ratio(table, against)
         assert 1 < low < ratio < high
     assert table.equals(deletion(run, cohort, parts.test[:12], window=12)), "decided by its seed"
+
+
+def test_a_deletion_test_takes_a_mask_and_passes_over_what_has_nothing_to_name(known):
+    run, cohort = known
+    mask = np.isin(np.arange(len(cohort)), [3, 7])
+    assert deletion(run, cohort, mask).equals(deletion(run, cohort, np.array([3, 7])))
+    first_set = cohort.until(0.0)
+    later = ~np.isin(np.arange(len(first_set.value)), first_set.first_event[:-1])
+    assert not len(deletion(run, without(first_set, later))), "one event a stay"
+    with pytest.raises(UserError, match="windows of more than 0 hours"):
+        deletion(run, cohort, window=0)
+
+
+def test_what_was_known_at_an_hour_is_what_is_explained(known):
+    run, cohort = known
+    at_6 = explain(run, cohort, cohort.stays[4], until=6)
+    assert at_6.equals(explain(run, cohort.until(6), cohort.stays[4])) and at_6.hours.max() <= 6
 
 
 def test_a_ratio_is_that_of_the_sums():
