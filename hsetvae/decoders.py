@@ -139,6 +139,8 @@ def chamfer(x: Tensor, y: Tensor, real: Tensor) -> Tensor:
 def hungarian(x: Tensor, y: Tensor, real: Tensor) -> Tensor:
     """Mean squared distance under the best one-to-one matching of slots and events (Kuhn 1955) -> (n,)."""
     cost = squared_distances(x, y)
+    if not len(cost):  # no set has a next one
+        return cost.new_zeros(0)
     far = cost.detach().amax() + 1  # padding matches padding
     padded = real.unsqueeze(2) != real.unsqueeze(1)
     plain = torch.where(padded, far, cost.detach()).masked_fill(~real.unsqueeze(2) & ~real.unsqueeze(1), 0.0)

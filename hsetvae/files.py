@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from filelock import FileLock, Timeout
 from .config import UserError
 
 PARTIAL = ".partial"  # how an unfinished file ends
+UNFINISHED = ".partial-"  # how an unfinished folder begins
+DAY = 24 * 3600  # seconds; no folder takes that long to fill
 LOCK = ".lock"  # in a folder that a process has for itself
 PATIENCE = 10  # seconds; what a killed worker leaves behind lives for a moment
 
@@ -63,9 +66,15 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
 
 @contextlib.contextmanager
 def folder_atomically(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place `folder` when nothing went wrong; the first of several makers wins."""
+    """A folder to fill, which takes the place `folder` when nothing went wrong; the first of several makers wins.
+
+    What a killed maker left beside it is removed after a day.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".partial-{uuid.uuid4().hex}")
+    for left in folder.parent.glob(f"{UNFINISHED}*"):
+        if time.time() - left.stat().st_mtime > DAY:
+            shutil.rmtree(left, ignore_errors=True)
+    partial = folder.with_name(f"{UNFINISHED}{uuid.uuid4().hex}")
     partial.mkdir()
     try:
         yield partial

@@ -107,7 +107,7 @@ class Gathered:
                 at = int(np.argmax(bad & keep))
                 piece.refuse(bad & keep, f'(stay "{ids[stay[at]]}", variable "{names[variable[at]]}") {text}')
 
-        hours, value = piece.numbers("hours"), piece.numbers("value")
+        hours, value = piece.numbers("hours", keep), piece.numbers("value", keep)
         wrong(~np.isfinite(hours), "has a time that is not a finite number: give hours since the start of the stay")
         wrong(hours < 0, "has a negative time: give hours since the start of the stay, or drop what came before it")
         wrong(

@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 import platform
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,9 @@ from .data import Standardiser
 from .files import LOCK, PARTIAL, remove_partial, write_atomically
 from .model import HSetVAE
 from .stays import STAYS, hash_of, read_stays, unseen
+
+CONFIG, DONE = "config.json", "done.json"
+FACTS = ("config", "seed", "data", "split", "variables", "standardiser", "versions", "threads")  # in CONFIG
 
 
 @dataclass
@@ -65,15 +69,18 @@ def identity_of(config: Config, cohort: Cohort, stays: pd.DataFrame, seed: int, 
 def _facts(folder: Path) -> dict:
     """config.json of a run folder, all parts of it present."""
     try:
-        facts = json.loads((folder / "config.json").read_text())
-        return {name: facts[name] for name in ("config", "seed", "data", "split", "variables", "standardiser")}
+        facts = json.loads((folder / CONFIG).read_text())
+        facts["split"]["hash"]
+        return {name: facts[name] for name in FACTS}
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{folder / 'config.json'} is damaged: train the run again in another folder") from None
+        raise UserError(
+            f"{folder / CONFIG} is damaged, or of another version: train the run again in another folder"
+        ) from None
 
 
 def claim(out: Path, identity: dict, resume: bool) -> None:
     """Refuse to overwrite a run, and to continue one with another configuration, seed or data."""
-    if not (out / "config.json").exists():
+    if not (out / CONFIG).exists():
         if any(p.name not in (STAYS, LOCK) and not p.name.endswith(PARTIAL) for p in out.iterdir()):
             raise UserError(f"{out} is a folder with other files: choose another --out")
         return remove_partial(out)
@@ -87,6 +94,15 @@ def claim(out: Path, identity: dict, resume: bool) -> None:
     for name, text in (("seed", "another seed"), ("data", "other data"), ("split", "another split")):
         if there[name] != identity[name]:
             raise UserError(f"{out} holds a run with {text}: resume needs the same, or choose another --out")
+    if (out / DONE).exists():
+        return
+    for name in ("versions", "threads"):
+        if there[name] != identity[name]:
+            warnings.warn(
+                f"{out} was begun with {name} {there[name]} and goes on with {identity[name]}: "
+                "its numbers will not be those of a run without a pause",
+                stacklevel=3,
+            )
     for folder in (out, out / "pretraining"):
         remove_partial(folder)
 

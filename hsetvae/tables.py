@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -57,9 +58,11 @@ class Piece(NamedTuple):
         place = {text: i for i, text in enumerate(names.tolist())}
         return np.array([place.get(text, -1) for text in texts.tolist()] + [-1])[code], names
 
-    def numbers(self, name: str) -> np.ndarray:
-        """A column as float64, NaN where it is empty."""
+    def numbers(self, name: str, wanted: np.ndarray | None = None) -> np.ndarray:
+        """A column as float64, NaN where it is empty or not `wanted` (N,): what stands there is not read."""
         column = self.table.column(name)
+        if wanted is not None and not wanted.all():
+            column = pc.if_else(pa.array(wanted), column, pa.scalar(None, column.type))
         try:
             return column.cast(pa.float64(), safe=False).to_numpy()
         except pa.ArrowNotImplementedError:

@@ -24,7 +24,18 @@ from .monitor import Monitor
 from .objective import objective
 from .optim import CLIPS, follow, lr_at, parameter_groups, set_stage
 from .progress import Progress
-from .runs import Run, claim, identity_of, load_resume, load_run, load_tensors, save_history, save_resume
+from .runs import (
+    CONFIG,
+    DONE,
+    Run,
+    claim,
+    identity_of,
+    load_resume,
+    load_run,
+    load_tensors,
+    save_history,
+    save_resume,
+)
 from .scores import auroc
 from .stays import stays_of, write_stays
 from .teacher import taught
@@ -74,13 +85,14 @@ def train(
     with held(out):
         claim(out, identity, resume)
         write_stays(out, stays)
-        write_atomically(out / "config.json", json.dumps(identity, indent=1).encode())
+        if not (out / CONFIG).exists():  # a run that is continued keeps what it says of its beginning
+            write_atomically(out / CONFIG, json.dumps(identity, indent=1).encode())
         return _trained(config, cohort, split, standardiser, out, seed, progress, device)
 
 
 def _trained(config, cohort, split, standardiser, out: Path, seed: int, progress, device: str) -> Run:
     """The run in the folder `out`, trained until it is finished."""
-    if (out / "done.json").exists():
+    if (out / DONE).exists():
         return load_run(out)
     model = HSetVAE(config, len(cohort.variables))
     initialise(model, config, seed)
@@ -122,7 +134,7 @@ def _check(device: str) -> None:
 def _fit(model, config, cohort, split, standardiser, out: Path, seed: int, progress, device: str, began: float) -> None:
     """Train until `done.json` is there; `began` is the moment from which its seconds count."""
     out.mkdir(parents=True, exist_ok=True)
-    if (out / "done.json").exists():
+    if (out / DONE).exists():
         return
     model.to(device).train()
     forward, rank, world = _distributed(model, device)
@@ -179,7 +191,7 @@ def _fit(model, config, cohort, split, standardiser, out: Path, seed: int, progr
     if rank == 0:
         save_history(out, state)
         done = {"steps": state["step"], "seconds": state["seconds"], "best_validation_loss": state["best"]}
-        write_atomically(out / "done.json", json.dumps(done).encode())
+        write_atomically(out / DONE, json.dumps(done).encode())
         (out / "resume.pt").unlink(missing_ok=True)
     if world > 1:
         torch.distributed.barrier()
@@ -247,9 +259,10 @@ def _averages(interval: list[dict]) -> dict[str, float]:
 
 
 def _validate(model, cohort, index, standardiser, config: Config, device: str) -> dict[str, float]:
-    """Validation terms; what selects is the outcome's BCE, or the whole objective without its floors and regularisers.
+    """Validation terms; what selects is the outcome's BCE, or distortion + beta · KL + class_weight · BCE.
 
-    Where no outcome is learned it is distortion + beta · KL.
+    That is the objective without floors, regularisers and the weights of levels and of the reconstruction.  Where no
+    outcome is learned it is distortion + beta · KL.
     """
     terms, logits = mean_terms(model, cohort, index, standardiser, config, device)
     outcome = cohort.outcome[index] if cohort.outcome is not None else np.full(len(index), np.nan)

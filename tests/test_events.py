@@ -138,6 +138,14 @@ def test_what_is_dropped_or_averaged_is_counted(read):
     assert len(report.lines()) == 7 and "  2 events without a variable name dropped" in report.lines()
 
 
+def test_what_stands_at_an_unknown_variable_is_not_read(read):
+    events = HEADER + "1,0,HR,80\n1,?,Rhythm,AF\n"
+    cohort, _ = read(events, variables=("HR",))
+    assert cohort.value.tolist() == [80]
+    with pytest.raises(UserError, match=r"row 2 .*has hours \"\?\", which is not a number"):
+        read(events)
+
+
 def test_a_csv_that_may_be_cut_is_reported(read):
     assert "file without a line break at its end: was it cut?" in read(GOOD[:-2])[1].counts
     assert read(GOOD)[1].counts == read(GOOD.replace("\n", "\r\n"))[1].counts == {}

@@ -39,6 +39,17 @@ def test_files_and_folders_of_patients_are_as_private_as_the_user_wants(tmp_path
     assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.rglob("*"))
 
 
+def test_what_a_killed_maker_of_a_folder_left_is_removed_after_a_day(tmp_path):
+    for name in (".partial-old", ".partial-new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "events").write_text("half of them")
+    yesterday = time.time() - 25 * 3600
+    os.utime(tmp_path / ".partial-old", (yesterday, yesterday))
+    with folder_atomically(tmp_path / "folder"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {".partial-new", "folder"}
+
+
 def test_a_file_is_no_place_for_a_folder(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below" / "it"):

@@ -1,5 +1,6 @@
 """Runs that are killed, resumed, damaged or mixed up: exact weights, or an error that names the file."""
 
+import json
 import os
 import random
 import signal
@@ -144,11 +145,23 @@ def test_a_folder_that_is_refused_keeps_what_others_are_writing_below_it(cohort,
     assert other.exists()
 
 
-def test_a_finished_run_is_returned_at_once(cohort, tmp_path):
+def test_a_finished_run_is_returned_at_once_and_stays_what_it_was(cohort, tmp_path):
     run = run_of(BASELINE.but(**TINY), cohort, tmp_path / "run")
-    stamp = (run.folder / "model.safetensors").stat().st_mtime_ns
+    path = run.folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"threads": 64}))  # made elsewhere
+    before = {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in run.folder.iterdir()}
     run_of(BASELINE.but(**TINY), cohort, tmp_path / "run", resume=True)
-    assert (run.folder / "model.safetensors").stat().st_mtime_ns == stamp
+    after = {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in run.folder.iterdir()}
+    assert after.pop("stays.csv")[1] == before.pop("stays.csv")[1] and after == before
+
+
+def test_a_run_that_goes_on_with_other_threads_says_so(cohort, tmp_path):
+    run = run_of(BASELINE.but(**TINY), cohort, tmp_path / "run")
+    (run.folder / "done.json").unlink()
+    path = run.folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"threads": 64}))
+    with pytest.warns(UserWarning, match=r"was begun with threads 64 and goes on with \d+: its numbers will not be"):
+        run_of(BASELINE.but(**TINY), cohort, tmp_path / "run", resume=True)
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
