@@ -55,6 +55,12 @@ IDS = (
 )
 
 
+ROWS = (
+    "import sys; from hsetvae.standings import rows_of; from hsetvae.suite import load_suite; "
+    "print(rows_of(load_suite(*sys.argv[2:]), sys.argv[1]).to_json(orient='records', double_precision=15))"
+)
+
+
 @dataclass(frozen=True)
 class Confirmed:
     """How many arms or entrants kept their records, how many records that are, and of the others what differs."""
@@ -151,6 +157,7 @@ def _of_entrants(
 ) -> dict[tuple[str, str], str]:
     """Design and entrant -> what differs between the codes, "" when nothing does."""
     made: list[dict] = []
+    rows: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
         cohort = known_stays(str(suite.data), str(suite.outcomes or ""), suite.groups)
         events = Path(folder) / "events.parquet"
@@ -165,7 +172,11 @@ def _of_entrants(
                 _call(root, ["study", "run", *options, "--design", design], runs)
             said = json.loads(_answer(root, IDS, small, events, more=runs))
             made.append({(design, entrant): Path(out) for design, entrant, _, _, out in said if design in designs})
-        return {place: _entrant_differs(made[0].get(place), out) for place, out in made[1].items()}
+            found = [row for d in designs for row in json.loads(_answer(root, ROWS, d, small, events, more=runs))]
+            rows.append({(row["design"], row["entrant"]): row for row in found})
+        then, now = rows
+        return {place: _entrant_differs(made[0].get(place), out, then.get(place), now.get(place))
+                for place, out in made[1].items()}  # fmt: skip
 
 
 def _smaller(declaration: str) -> str:
@@ -173,14 +184,13 @@ def _smaller(declaration: str) -> str:
     return re.sub(r"\btrials = \d+", "trials = 3", re.sub(r"(?m)^splits = \d+", "splits = 1", declaration))
 
 
-def _entrant_differs(then: Path | None, now: Path) -> str:
+def _entrant_differs(then: Path | None, now: Path, row_then: dict | None, row_now: dict | None) -> str:
+    """What differs between two runs of an entrant, in the folders and as rows of a table with their scores."""
     if then is None:
         return "is not in the declaration before"
-    files = [folder / "record.json" for folder in (then, now)]
-    if not all(file.exists() for file in files):
+    if row_then is None or row_now is None:
         return "was not run by both"
-    records = [json.loads(file.read_text()) for file in files]
-    if words := _differs(*records):
+    if words := _differs(row_then, row_now):
         return words
     with np.load(then / "probabilities.npz") as a, np.load(now / "probabilities.npz") as b:
         different = [name for name in a.files if not np.array_equal(a[name], b[name])]

@@ -33,7 +33,7 @@ from .designs import CODE
 from .diagnostics import diagnose
 from .evaluate import per_stay, predict
 from .events import read_cohort
-from .runs import Run
+from .runs import DONE, Run
 from .train import train
 
 # --- stays -----------------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def _model(settings: dict, cohort: Cohort, parts: Split, seed: int, folder: Path
     if settings["refit"]:
         both = dataclasses.replace(parts, train=np.sort(np.concatenate([parts.train, parts.validation])))
         run = train(config, cohort, both, folder / "refit", seed=seed, resume=True, progress=False)
-    done = [json.loads(path.read_text()) for path in folder.rglob("done.json")]  # pretraining has its own
+    done = [json.loads(path.read_text()) for path in folder.rglob(DONE)]  # pretraining has its own
     facts = {"seconds_training": sum(d["seconds"] for d in done),
              "parameters": sum(p.numel() for p in run.model.parameters())}  # fmt: skip
     test, rate = _timed(lambda index: predict(run, cohort, index), parts.test)
@@ -268,7 +268,7 @@ def _grud(settings: dict, cohort: Cohort, parts: Split, seed: int, folder: Path)
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """How a kind of entrant runs, the modules whose code decides its probabilities, and the settings that it takes."""
+    """How a kind of entrant runs, the modules whose code decides its row, and the settings that it takes."""
 
     run: Callable[..., Made]
     modules: tuple[str, ...]
@@ -276,7 +276,10 @@ class Kind:
     takes_more: bool = False
 
 
-_READING = ("calibration", "cohort", "config", "data", "entrants", "events", "gather", "mapped", "tables")
+# `challenge` and `scores` decide what a published row says of the probabilities
+_READING = (
+    "calibration", "challenge", "cohort", "config", "data", "entrants", "events", "gather", "mapped", "scores", "tables"
+)  # fmt: skip
 _SIMPLE = tuple(sorted({*_READING, "baselines"}))
 KINDS = {
     "logistic": Kind(_untuned("logistic"), _SIMPLE),

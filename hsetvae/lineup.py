@@ -61,7 +61,10 @@ def entrant(path: Path, name: str, table: dict) -> Entrant:
         raise UserError(f"{where}: refit is for models; a simple model always learns from validation stays, too")
     if entrant.kind == "model":
         _config(path, entrant)
-    elif entrant.kind != AVERAGE:
+    elif entrant.kind == AVERAGE:
+        if not entrant.of:
+            raise UserError(f"{where}: an average needs the entrants that it is made `of`")
+    else:
         kind, given = KINDS[entrant.kind], entrant.settings.keys()
         if lacking := kind.needs - given:
             raise UserError(f"{where}: settings lack {', '.join(sorted(lacking))}")

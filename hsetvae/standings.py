@@ -27,6 +27,7 @@ from .suite import (
     elsewhere,
     fitting,
     jobs_of,
+    placed,
     published,
     published_rows,
     record_of,
@@ -191,14 +192,11 @@ def rows_at_hand(suite: Suite, design: str = "") -> pd.DataFrame:
     Published rows count if they are of the present code and settings and of the table of events; where that is not at
     hand, of the one that the last published row saw.
     """
-    design = suite.design(design)[0]
-    kept = published_rows(suite)
-    kept = kept[kept["design"] == design]
+    design, kept = suite.design(design)[0], published_rows(suite)
     if suite.data.is_file() or not len(kept):
-        here, kept = as_published(rows_of(suite, design)), fitting(suite, kept)
-        rows = each_once(here, kept, by=("entrant", "seed"))
+        rows = each_once(as_published(rows_of(suite, design)), placed(suite, kept, design), by=("entrant", "seed"))
     else:
-        rows = fitting(suite, kept, here=False)
+        rows = placed(suite, kept, design, here=False)
     if not len(rows):
         command = f"hsetvae study run --suite {suite.name} --design {design} --data FILE"
         raise UserError(f"no run of design {design} has ended: {command}")
@@ -256,19 +254,22 @@ def status(suite: Suite, design: str = "") -> str:
 
 
 def as_markdown(suite: Suite, rows: pd.DataFrame, translated: Callable[[str], str] = str) -> str:
-    """Mean AUROC and AUPRC of every entrant, in brackets that of its rival on the same splits, and its paired
-    differences for a README; times 100, 95 % t intervals."""
+    """Mean AUROC and AUPRC of every entrant, in brackets that of the suite's rival on the same splits, and its paired
+    differences for a README; times 100, 95 % t intervals, from two splits on that both have run."""
     table, shown = standings(suite, rows).set_index(["entrant", "metric"]), ("auroc", "auprc")
-    against = table.loc[table["against"] != "", "against"].iloc[0]
-    head = ["who", *(f"{METRICS[m][0]} ({against} there)" for m in shown)]
-    head += [f"{METRICS[m][0]} minus {against} [95 %]" for m in shown] + ["splits"]
+    rivals = table.loc[table["against"] != "", "against"]
+    rival = rivals.mode().iloc[0] if len(rivals) else ""
+    head = ["who", *(METRICS[m][0] + (f" ({rival} there)" if rival else "") for m in shown)]
+    head += [f"{METRICS[m][0]} minus {rival} [95 %]" for m in shown if rival] + ["splits"]
     lines = []
     for entrant in (e for e in table.index.unique(0) if table.at[(e, "auroc"), "n"]):
         cells = [table.loc[(entrant, m)] for m in shown]
-        hundred = [(c.against, *(100 * c[["estimate", "low", "high"]])) for c in cells]
-        apart = [f"{d:+.2f} [{low:+.2f}, {high:+.2f}]" if other else "" for other, d, low, high in hundred]
-        means = [f"{100 * c['mean']:.1f}" + (f" ({100 * c.against_mean:.1f})" if c.against else "") for c in cells]
-        lines.append([translated(cells[0].title), *means, *apart, str(cells[0].n)])
+        paired = [bool(rival) and c.against == rival and c.pairs > 1 for c in cells]
+        means = [f"{100 * c['mean']:.1f}" + (f" ({100 * c.against_mean:.1f})" if p else "")
+                 for c, p in zip(cells, paired, strict=True)]  # fmt: skip
+        apart = [f"{100 * c.estimate:+.2f} [{100 * c.low:+.2f}, {100 * c.high:+.2f}]" if p else ""
+                 for c, p in zip(cells, paired, strict=True) if rival]  # fmt: skip
+        lines.append([translated(cells[0].title), *means, *apart, f"{cells[0].pairs if paired[0] else cells[0].n:.0f}"])
     return markdown([translated(name) for name in head], lines)
 
 
@@ -276,13 +277,19 @@ def publish(suite: Suite, design: str = "") -> str:
     """Write the rows of a design to results/NAME_suite.csv, which is committed and which the book reads, and the table
     to the READMES -> what was done.
 
-    Rows published before stay where they fit the present data, code and settings and are not on this machine.
+    Rows published before stay where they fit the present code and settings and are not on this machine; UserError when
+    they are of another table of events.
     """
     design, path = suite.design(design)[0], published(suite)
-    rows, before = rows_at_hand(suite, design), published_rows(suite)
+    before, here = published_rows(suite), suite.data.is_file()
+    if here and set(before["table"].dropna()) - {table_key(suite)}:
+        raise UserError(
+            f"{path} holds rows of another table of events than {suite.data}: name theirs with --data, or move that "
+            "file away to begin anew"
+        )
+    rows = rows_at_hand(suite, design)
     missing = _missing(suite, rows, design)
     others = before[before["design"] != design]
-    here = suite.data.is_file()
     rows = pd.concat([part for part in (rows, fitting(suite, others) if here else others) if len(part)])
     rows = rows.assign(table=table_key(suite)) if here else rows
     write_atomically(path, csv_of(rows).encode())

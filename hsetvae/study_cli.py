@@ -53,14 +53,12 @@ def _study(path: Path, data: str, outcomes: Path | None):
 
 
 def _suite(name: str, data: str, outcomes: Path | None, **of_studies: object):
-    """The declared suite of `--suite`; UserError for an option that suites do not have."""
+    """The declared suite of `--suite`; UserError for an option that its command does not have for suites."""
     from .suite import load_suite
 
     for option, given in of_studies.items():
-        if given not in (None, "", False):
-            raise UserError(
-                f"--{option} is for studies: a suite has entrants and splits, and --design picks among them"
-            )
+        if given is not None and given is not False and given != "":  # 0 is an index
+            raise UserError(f"--{option} is for studies, and this is the suite {name}: leave it out")
     return load_suite(name, data, outcomes)
 
 

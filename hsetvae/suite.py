@@ -24,12 +24,12 @@ from . import lineup
 from .config import PRESETS, Config, UserError, nearest
 from .data import split
 from .declaration import content_hash
-from .designs import file_hash, modules_hash
+from .designs import file_hash, modules_hash, refuse_other_code
 from .entrants import KINDS, compete, fewer, known_stays
 from .files import write_atomically
 from .jobs import host_facts, reachable, run_jobs
 from .lineup import AVERAGE, Entrant
-from .study import HASHES, ended_record, published_ids, runs_folder
+from .study import HASHES, each_once, ended_record, published_ids, runs_folder
 from .toml import checked, read_toml
 
 PLACE = ["design", "entrant", "seed", "status"]  # where a published row belongs
@@ -97,7 +97,9 @@ def load_suite(name: str, data: str = "", outcomes: str | os.PathLike | None = N
         )  # fmt: skip
     except KeyError as error:
         raise UserError(f"{path} lacks the entry {error}") from None
-    for _, entrants in designs.values():
+    for design, (splits, entrants) in designs.items():
+        if splits < 1:
+            raise UserError(f"{path}: design {design} has {splits} splits, and needs one at least")
         lineup.check(path, entrants)
     return suite
 
@@ -126,12 +128,13 @@ def jobs_of(suite: Suite, design: str = "", table: str = "") -> list[dict[str, A
                 settings = config.to_dict() | {"refit": e.refit}
                 changed = {name: value for name, (value, _) in config.differences(Config()).items()}
                 identifying = changed | {"refit": e.refit}  # a new setting that is off leaves the runs what they were
-            code = modules_hash(KINDS[e.kind].modules)
+            modules = KINDS[e.kind].modules
+            code = modules_hash(modules)
             id_ = content_hash([e.kind, identifying, seed, suite.shares, e.share, suite.groups, files, code])
             facts = {"id": id_, "kind": e.kind, "seed": seed, "settings": json.dumps(e.settings), "preset": e.preset,
                      "share": e.share}  # fmt: skip
             jobs.append({
-                "facts": facts, "entrant": e.name, "settings": settings, "data": str(suite.data),
+                "facts": facts, "entrant": e.name, "settings": settings, "data": str(suite.data), "code": code,
                 "outcomes": str(suite.outcomes or ""), "groups": suite.groups, "shares": suite.shares,
                 "out": str((runs_folder(suite) / id_).resolve()),
             })  # fmt: skip
@@ -161,6 +164,7 @@ def execute(job: dict[str, Any]) -> dict[str, Any]:
         return finished
     started, found, error = time.monotonic(), {}, ""
     try:
+        refuse_other_code(job["code"], modules_hash, KINDS[job["facts"]["kind"]].modules)
         cohort = known_stays(job["data"], job["outcomes"], tuple(job["groups"]))
         parts = fewer(split(cohort, seed, tuple(job["shares"])), job["facts"]["share"], seed)
         result, peak = compete(job["facts"]["kind"], job["settings"], cohort, parts, seed, folder)
@@ -212,7 +216,8 @@ def run_suite(
 
     def said(done: int, record: dict) -> str:
         ended = f"{names[record['id']]}, split {record['seed']}: {record['status']} in {span(record['seconds'])}"
-        return f"{ended}; about {span(seconds_left(jobs) / workers)} left"
+        left = f"{span(seconds_left(jobs))} of work" if scheduler else span(seconds_left(jobs) / workers)
+        return f"{ended}; about {left} left"
 
     run_jobs(execute, waiting, len(jobs), workers, scheduler, progress,
              lost=lambda job, error: write_record(job, error, 0.0, {}), said=said)  # fmt: skip
@@ -252,26 +257,44 @@ def published_rows(suite: Suite) -> pd.DataFrame:
 
 
 def fitting(suite: Suite, rows: pd.DataFrame, here: bool = True) -> pd.DataFrame:
-    """The published rows of the present code and settings, whatever their design: those of the suite's table of events
-    or, when that is not looked for `here`, of the one that the last row saw."""
+    """The published rows that hold the run of their place by the present code and settings, whatever their design: on
+    the suite's table of events or, when that is not looked for `here`, on the one that the last row saw."""
     if not len(rows):
         return rows
     table = "" if here else rows["table"].iloc[-1]
-    known = {d: {job["facts"]["id"] for job in jobs_of(suite, d, table)} for d in suite.designs}
-    fit = [known.get(d, set()).issuperset(id_.split("+")) for d, id_ in zip(rows["design"], rows["id"], strict=True)]
-    return rows[fit]
+    known = {(design, *place): id_ for design in suite.designs for place, id_ in ids_of(suite, design, table).items()}
+    places = rows[["design", "entrant", "seed"]].itertuples(index=False, name=None)
+    return rows[[known.get(place) == id_ for place, id_ in zip(places, rows["id"], strict=True)]]
+
+
+def ids_of(suite: Suite, design: str, table: str = "") -> dict[tuple[str, int], str]:
+    """Entrant and split of a design -> id of its run; of an average those of its parts, joined by "+"."""
+    ids = {(job["entrant"], job["facts"]["seed"]): job["facts"]["id"] for job in jobs_of(suite, design, table)}
+    _, splits, entrants = suite.design(design)
+    averages = [(e, seed) for e in entrants if e.kind == AVERAGE for seed in range(splits)]
+    return ids | {(e.name, seed): "+".join(ids[name, seed] for name in e.of) for e, seed in averages}
+
+
+def placed(suite: Suite, rows: pd.DataFrame, design: str, here: bool = True) -> pd.DataFrame:
+    """The published rows, whatever their design, that hold a run of this design, as rows of this one: designs share
+    runs.  `here` as in `fitting`."""
+    if not len(rows):
+        return rows
+    table = "" if here else rows["table"].iloc[-1]
+    known = {row["id"]: row for row in each_once(rows).to_dict("records")}
+    facts = {job["facts"]["id"]: job["facts"] for job in jobs_of(suite, design, table)}
+    return pd.DataFrame(
+        [known[id_] | facts.get(id_, {}) | {"design": design, "entrant": entrant, "seed": seed}
+         for (entrant, seed), id_ in ids_of(suite, design, table).items() if id_ in known],
+        columns=rows.columns,
+    )  # fmt: skip
 
 
 def elsewhere(suite: Suite, jobs: list[dict], design: str = "") -> set[str]:
     """The jobs that need not run here: they are published, and so are the averages that need their probabilities."""
-    ids = published_ids(published_rows(suite))
-    place = {(job["entrant"], job["facts"]["seed"]): job["facts"]["id"] for job in jobs}
-    wanted = set()
-    for e in (e for e in suite.design(design)[2] if e.kind == AVERAGE):
-        for seed in {seed for _, seed in place}:
-            parts = [place[name, seed] for name in e.of]
-            wanted |= set(parts) if "+".join(parts) not in ids else set()
-    return ids & set(place.values()) - wanted
+    ids, asked = published_ids(published_rows(suite)), ids_of(suite, design).values()
+    wanted = {part for id_ in asked if "+" in id_ and id_ not in ids for part in id_.split("+")}
+    return ids & {job["facts"]["id"] for job in jobs} - wanted
 
 
 def seconds_left(jobs: list[dict]) -> float:

@@ -26,7 +26,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 
 from .config import PRESETS, Config, UserError, nearest
 from .declaration import Study
-from .designs import FILES, Spec, code_hash, expand, table_hash
+from .designs import FILES, Spec, code_hash, expand, refuse_other_code, table_hash
 from .files import write_atomically
 from .jobs import host_facts, reachable, run_jobs
 from .study import ended_record, published_ids, published_records, runs_folder
@@ -120,8 +120,7 @@ def execute(job: dict[str, Any]) -> dict[str, Any]:
     partial = folder / "partial.ipynb"
     error, result = "", {}
     try:
-        if code_hash(Path(job["notebook"])) != job["facts"]["code"]:
-            raise RuntimeError("this worker was started with other code than this study's: start the workers anew")
+        refuse_other_code(job["facts"]["code"], code_hash, Path(job["notebook"]))
         how = {"engine_name": "warm", "kernel_name": "python3", "progress_bar": False}
         KERNEL_THREAD.submit(execute_notebook, job["notebook"], partial, job["parameters"], **how).result()
         result = json.loads((folder / "result.json").read_text())

@@ -1,5 +1,6 @@
 """The table of a suite: scores, averages and paired comparisons from the records, and the scores of the Challenge."""
 
+import dataclasses
 import math
 import shutil
 from pathlib import Path
@@ -12,9 +13,13 @@ from scipy import stats
 from hsetvae import suite as suites
 from hsetvae.challenge import best_threshold, event1, hosmer_lemeshow
 from hsetvae.config import UserError
+from hsetvae.events import write_cohort
+from hsetvae.lineup import Entrant
 from hsetvae.scores import auroc
+from hsetvae.simulate import simulate
 from hsetvae.standings import (
     METRICS,
+    as_markdown,
     averaged,
     publish,
     report,
@@ -25,7 +30,7 @@ from hsetvae.standings import (
     wording,
 )
 from hsetvae.statistics import compare
-from hsetvae.suite import fitting, jobs_of, published_rows, run_suite
+from hsetvae.suite import execute, fitting, jobs_of, load_suite, published_rows, run_suite
 
 
 def kept_by(job: dict) -> dict[str, np.ndarray]:
@@ -113,6 +118,49 @@ def test_what_is_published_gives_the_same_table_without_the_data(suite):
     assert len(rows_at_hand(suite)) == 2 * 5
     with pytest.raises(UserError, match="does not exist: name a table with --data FILE"):
         run_suite(suite, workers=1)
+
+
+def test_rows_of_another_table_are_not_thrown_away(suite):
+    publish(suite)
+    path = suites.published(suite)
+    before = path.read_bytes()
+    other = suite.folder / "other.parquet"
+    write_cohort(simulate(60, seed=4).cohort, other)
+    elsewhere = load_suite(str(suite.folder / "tiny_suite.toml"), str(other))
+    assert execute(jobs_of(elsewhere)[0])["status"] == "finished"
+    with pytest.raises(UserError, match=r"holds rows of another table of events than .*other\.parquet: name theirs"):
+        publish(elsewhere)
+    assert path.read_bytes() == before
+
+
+def test_a_run_that_designs_share_is_published_for_all_of_them(suite):
+    """The curve at all stays is the table: what one machine has published for it, another need not repeat."""
+    publish(suite)
+    shutil.rmtree(suite.folder / "runs")
+    curve = rows_at_hand(suite, "curve")
+    assert curve["entrant"].tolist() == ["boosting at 1", "ours at 1"] and (curve["design"] == "curve").all()
+    assert "2 are missing" in report(suite, "curve")
+
+
+def test_an_average_of_others_and_a_renamed_entrant_are_not_mistaken(suite):
+    publish(suite)
+    shutil.rmtree(suite.folder / "runs")
+    path = suite.folder / "tiny_suite.toml"
+    text = path.read_text()
+    path.write_text(text.replace('of = ["ours", "boosting"]', 'of = ["ours", "logistic"]'))
+    assert not (rows_at_hand(load_suite(str(path)))["entrant"] == "average").any()
+    path.write_text(text.replace("[entrants.logistic]", "[entrants.regression]"))
+    assert (rows_at_hand(load_suite(str(path)))["entrant"] == "regression").sum() == 2
+
+
+def test_a_readme_of_a_part_of_the_suite_counts_pairs_and_prints_no_nan(suite):
+    rows = rows_at_hand(suite)
+    for boostings, splits, apart in ((2, "2", True), (1, "2", False), (0, "2", False)):
+        some = rows[(rows["entrant"] != "boosting") | (rows["seed"] < boostings)]
+        line = next(line for line in as_markdown(suite, some).splitlines() if line.startswith("| logistic"))
+        assert "nan" not in line and line.endswith(f"| {splits} |") and ("[" in line) == apart
+    alone = dataclasses.replace(suite, designs={"table": (2, (Entrant("logistic", "logistic", "logistic"),))})
+    assert "minus" not in as_markdown(alone, rows)
 
 
 def test_rows_of_other_code_are_published_no_longer_whatever_their_design(suite):

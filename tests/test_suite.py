@@ -77,6 +77,13 @@ def test_a_failed_entrant_keeps_its_place_is_reported_and_is_tried_again(suite, 
     assert execute(job)["status"] == "finished"
 
 
+def test_a_worker_of_other_code_makes_no_record_of_this_one(suite, monkeypatch):
+    job = jobs_of(suite)[0] | {"code": "0" * 16}
+    (Path(job["out"]) / "record.json").unlink()
+    record = execute(job)
+    assert record["status"] == "failed" and "the code has changed since this worker was started" in record["error"]
+
+
 def test_a_table_that_does_not_fit_is_refused_once_and_before_any_run(suite):
     declared = suite.folder / "tiny_suite.toml"
     declared.write_text(DECLARED.replace("splits = 2", 'splits = 2\ngroups = ["a"]', 1))
@@ -233,6 +240,8 @@ def test_the_declared_suite_of_challenge_2012_is_whole(monkeypatch):
         ('kind = "logistic"', "kind = 3", r"\[entrants.logistic\]: kind = 3 must be a text"),
         ("shares = [0.5, 1.0]", "shares = 0.5", r"\[curve\]: shares = 0.5 must be a list of numbers"),
         ("splits = ", "split = ", 'unknown key "split"; did you mean "splits"'),
+        ("splits = 2", "splits = 0", "design table has 0 splits, and needs one at least"),
+        ('of = ["ours", "boosting"]', "", "an average needs the entrants that it is made `of`"),
     ],
 )
 def test_what_is_wrong_in_a_declaration_is_named(tmp_path, old, new, said):
@@ -249,3 +258,5 @@ def test_the_commands_of_a_study_work_on_a_suite(suite, capsys):
         assert said in capsys.readouterr().out
     with pytest.raises(UserError, match="--budget is for studies"):
         app(["study", "report", *where, "--budget", "smoke"], standalone_mode=False)
+    with pytest.raises(UserError, match="--index is for studies"):
+        app(["study", "run", *where, "--index", "0"], standalone_mode=False)
