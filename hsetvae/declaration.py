@@ -80,7 +80,7 @@ class Control:
     name: str
     claim: str
     measure: str
-    between: tuple[float, float] | None = None  # None: every number must equal the reference's, bit for bit
+    between: tuple[float, float] | None = None  # None: all numbers must equal the reference's as published
     changed: dict[str, Any] = field(default_factory=dict)
     labels: str = "true"
     ledger: tuple[str, ...] = ()
@@ -198,7 +198,10 @@ def load_study(
     path = Path(path)
     for file in (data, outcomes):
         if file and not Path(file).is_file():
-            raise UserError(f"{file} does not exist: it should be the table to study")
+            folder = f"{file} is a folder: a study reads one file of events"
+            raise UserError(
+                folder if Path(file).is_dir() else f"{file} does not exist: it should be the table to study"
+            )
     declared = read_toml(path)
     checked(str(path), declared, DECLARED)
     checked(f"{path}, [data]", declared.get("data", {}), DATA)
@@ -279,19 +282,27 @@ def _check(study: Study, path: Path) -> None:
             _settings(study, settings, where)
     for c in study.controls.values():
         where = f"{path}, [controls.{c.name}]"
+        if c.between and not c.between[0] <= c.between[1]:
+            raise UserError(f"{where}: between = {list(c.between)} has its lower end first")
         _settings(study, c.changed, where)
         if c.labels not in LABELS:
             raise UserError(f'{where}: labels "{c.labels}" are not one of {", ".join(LABELS)}')
     for e in study.endpoints.values():
         if not e.delta > 0:
             raise UserError(f"{path}, [endpoints.{e.name}]: delta must be above 0, it is {e.delta}")
-    shares = study.data.get("shares", [1.0, 0.0, 0.0])
-    if len(shares) != 3 or any(s < 0 for s in shares) or not math.isclose(sum(shares), 1):
+    shares = study.data.get("shares", SHARES)
+    if len(shares) != 3 or any(s <= 0 for s in shares) or not math.isclose(sum(shares), 1):
         what = "to learn from, to select and to test"
-        raise UserError(f"{path}, [data]: shares must be three numbers that add up to 1, {what}; they are {shares}")
+        raise UserError(
+            f"{path}, [data]: shares must be three numbers above 0 that add up to 1, {what}; they are {shares}"
+        )
+    if "source" not in study.data:
+        raise UserError(f'{path}, [data] lacks source: "simulated", or the path of an event table')
     for name, facts in study.budgets.items():
         if facts.get("replicates", 0) < 1:
             raise UserError(f"{path}, [budgets.{name}] needs replicates = a whole number above 0")
+        if study.data["source"] == "simulated" and "stays" not in study.data | facts:
+            raise UserError(f"{path}: neither [data] nor [budgets.{name}] says how many stays are simulated")
         if (stays := (study.data | facts).get("stays", 1)) < 1:
             raise UserError(f"{path}, [budgets.{name}]: a replicate of {stays} stays has none to learn from")
         for design in study.designs:
@@ -299,6 +310,10 @@ def _check(study: Study, path: Path) -> None:
     for design in study.designs.values():
         study.budget(design.budget)
     for table in study.tables.values():
+        if table.name != Path(table.source).stem:
+            raise UserError(
+                f"{path}, [tables.{table.name}]: a table is called like its file, and its is {table.source}"
+            )
         for design, budget in table.budgets.items():
             study.design(design)
             study.budget(budget)

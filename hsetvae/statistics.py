@@ -18,6 +18,7 @@ from .config import UserError, stream
 
 ALPHA = 0.05  # family-wise error of a verdict
 POWER = 0.8  # of "an effect that this study could have seen"
+MOST_COUNTED = 10_000  # replicates that a comparison is said to need
 MOST_FAILED = 0.2  # a question with a larger share of failed runs is not evaluable
 EXACT = 16  # up to this n all 2^n sign flips are counted, above it a random sample of them
 FLIPS = 100_000
@@ -106,10 +107,10 @@ def _approximately(n: int, alpha: float) -> float:
 
 
 def replicates_needed(sd: float, delta: float, alpha: float = ALPHA) -> int:
-    """Number of pairs after which a difference of delta is detectable; at most 10,000 are counted."""
+    """Number of pairs after which a difference of delta is detectable; at most MOST_COUNTED are counted."""
     close = (n for n in range(3, 200) if 0.95 * _approximately(n, alpha) * sd <= delta)  # the exact answer takes longer
     n = next((n for n in close if detectable(sd, n, alpha) <= delta), None)
-    return n or min(10_000, math.ceil(((ndtri(1 - alpha / 2) + ndtri(POWER)) * sd / delta) ** 2))
+    return n or min(MOST_COUNTED, math.ceil(((ndtri(1 - alpha / 2) + ndtri(POWER)) * sd / delta) ** 2))
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,10 @@ def verdict(
     gives holds ONLY for these splits."""
     if delta <= 0 or direction not in (1, -1):
         raise UserError(f"a question needs a direction of +1 or -1 and a delta above 0; got {direction} and {delta}")
-    if failed > MOST_FAILED or c.n < 2:
-        return f"not evaluable: {failed:.0%} of the runs failed" if failed else f"not evaluable at n={c.n}"
+    if failed > MOST_FAILED:
+        return f"not evaluable: {failed:.0%} of the runs failed"
+    if c.n < 2:
+        return f"not evaluable at n={c.n}"
     wider = widening(c.n, overlap)
     if c.p_holm < ALPHA:
         only = ONLY if overlap and abs(c.estimate) <= wider * (c.high - c.estimate) else ""
@@ -172,12 +175,17 @@ def verdict(
     if -delta < c.low90 and c.high90 < delta:
         reach = abs(c.estimate) + wider * (c.high90 - c.estimate)
         return "refuted: negligible" + (ONLY if overlap and reach >= delta else "")
-    if not c.sd:
+    alpha = ALPHA / corrected_for  # what the first step of Holm's method asks for
+    if not c.sd and not c.estimate:
         more = math.ceil(math.log(ALPHA) / math.log1p(-delta))
         return f"undecided at n={c.n} (no pair differs; {more} such replicates would refute it)"
-    alpha = ALPHA / corrected_for  # what the first step of Holm's method asks for
-    seen = detectable(c.sd, c.n, alpha)
-    return (
-        f"undecided at n={c.n} (could have seen {f'{seen:.2g}' if seen < math.inf else 'nothing'}; "
-        f"{replicates_needed(c.sd, delta, alpha)} replicates would show {delta:g})"
-    )
+    if not c.sd:  # all pairs differ by the same, and the smallest p that n sign flips have is too large
+        more = math.floor(math.log2(2 / alpha)) + 1
+        return f"undecided at n={c.n} (all pairs differ by the same; {more} such replicates would decide it)"
+    seen = wider * detectable(c.sd, c.n, alpha)
+    seen = f"could have seen {f'{seen:.2g}' if seen < math.inf else 'nothing'}"
+    if overlap:  # more splits of the same stays bring no new ones
+        return f"undecided at n={c.n} ({seen})"
+    more = replicates_needed(c.sd, delta, alpha)
+    more = f"{more}" if more < MOST_COUNTED else f"more than {MOST_COUNTED}"
+    return f"undecided at n={c.n} ({seen}; {more} replicates would show {delta:g})"

@@ -21,7 +21,7 @@ from .config import UserError, nearest
 from .declaration import Question, Study
 from .designs import expand, plan, table_hash
 from .files import write_atomically
-from .statistics import Comparison, compare, compare_events, holm, verdict
+from .statistics import ONLY, Comparison, compare, compare_events, holm, verdict
 
 DIVERGED = "TrainingDiverged"  # how the error of a run begins whose training diverged: a result, not a mishap
 # what the words of a paired comparison mean where the other side is a fixed value that nothing was changed from
@@ -149,7 +149,7 @@ def _table(study: Study, known: pd.DataFrame) -> str:
         return table_hash(study)
     except UserError as error:
         if "table" in known:
-            return str(known["table"].iloc[0])
+            return str(known["table"].iloc[-1])
         if study.elsewhere:
             raise StaleRecords(str(error)) from None
         raise
@@ -288,7 +288,9 @@ def summary(study: Study, records: pd.DataFrame, design: str = "") -> pd.DataFra
         e, failed = study.endpoints[row["endpoint"]], table.failed_share(q)
         words = verdict(c, q.direction, e.delta, failed, row["corrected_for"], study.overlap)
         if q.bound is not None:
-            words = AT_A_BOUND.get(words, words)
+            plain = words.removesuffix(ONLY)
+            meant = AT_A_BOUND.get(plain, plain)
+            words = meant if meant.startswith("undecided") else meant + words.removeprefix(plain)
         elif words.startswith(NOT_SEEN) and e.room(at := table.reference(q), q.direction) < e.delta:
             words = f"not evaluable: no room to move (the reference is at {at:.3g})"
         row["verdict"] = words
@@ -325,8 +327,9 @@ def steps(study: Study, records: pd.DataFrame, measure: str) -> pd.DataFrame:
 
 def status(study: Study, budget: str = "", design: str = "") -> pd.DataFrame:
     """Number of runs per arm that are finished or failed on this machine, published by another one, or missing."""
-    local = local_records(study, budget, design)
-    state = dict.fromkeys(published_ids(published_records(study, budget or study.design(design).budget)), "published")
-    state |= dict(zip(local["id"], local["status"], strict=True)) if len(local) else {}
+    ended = published_ids(published_records(study, budget or study.design(design).budget))
+    local = local_records(study, budget, design).to_dict("records")
+    state = {row["id"]: row["status"] for row in local if _ended(row) or row["id"] not in ended}
+    state = dict.fromkeys(ended, "published") | state  # a failure here takes no result away
     rows = [(spec.arm.name, state.get(spec.id, "missing")) for spec in expand(study, budget, design)]
     return pd.crosstab(*zip(*rows, strict=True), rownames=["arm"], colnames=["state"]).reset_index()

@@ -105,12 +105,12 @@ def _held(control: Control, arm: pd.DataFrame, reference: pd.DataFrame) -> tuple
         of_machine = [*HOST, *host_facts()]
         a, b = (side.drop(columns=of_machine, errors="ignore").sort_values("replicate") for side in (arm, reference))
         different = [n for n in a if not (a[n].reset_index(drop=True)).equals(b[n].reset_index(drop=True))]
-        return "every number of the reference", f"measures that differ: {len(different)}", not different
+        return "every number of the reference, to six digits", f"measures that differ: {len(different)}", not different
     low, high = control.between
     if control.measure not in arm and (arm["status"] == "finished").any():
         hint = nearest(control.measure, arm)
         raise UserError(f'[controls.{control.name}]: no record has the measure "{control.measure}"{hint}')
-    mean = arm[control.measure].mean()
+    mean = arm.get(control.measure, pd.Series(dtype=float)).mean()  # NaN when no run has ended well
     return f"{control.measure} from {low:g} to {high:g}", f"{control.measure} {mean:.3g}", bool(low <= mean <= high)
 
 

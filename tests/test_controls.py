@@ -152,4 +152,8 @@ def test_controls_hold_or_say_what_was_seen():
         for broken in (measures, {"status": "failed"}):
             found = control_table(study, control_records(**{arm: broken})).set_index("control")
             assert found["holds"].to_dict() == {name: name != arm for name in study.controls}, arm
+    none = control_records()
+    none.loc[none["arm"] == "leaked", "status"] = "failed"
+    seen = control_table(study, none.drop(columns="auroc")[none["arm"] == "leaked"]).set_index("control")["seen"]
+    assert seen["leaked"] == "auroc nan"
     assert "measures that differ: 1" in control_table(study, control_records(same={"au_ratio": 0.4}))["seen"].tolist()

@@ -1,5 +1,6 @@
 """From the records of a study to effects and verdicts."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -109,6 +110,19 @@ def test_a_bound_takes_the_place_of_a_reference():
         table = summary(DECLARED, pd.DataFrame(rows), "add").query("question == 'dead_units'")
         assert table["verdict"].tolist() == [words]
         assert table["estimate"].item() == pytest.approx(level + 0.045 - 0.5)
+
+
+def test_beside_a_bound_too_the_overlap_of_splits_is_said():
+    on_a_table = dataclasses.replace(DECLARED, data={"source": "events.csv"})
+    r, near = np.arange(10), "undecided (closer to the bound than matters)"
+    for levels, words in (
+        (0.5 - r**2 / 200, "supported on these splits only"),
+        (0.5 + r**2 / 200, "refuted on these splits only"),
+        (0.5 + (r - 4.5) / 50, near),
+    ):
+        rows = pd.DataFrame({"arm": "reference", "replicate": r, "status": "finished", "au_ratio": levels})
+        table = summary(on_a_table, rows, "add").query("question == 'dead_units'")
+        assert table["verdict"].tolist() == [words]
 
 
 def test_a_failure_here_takes_no_result_away(study):

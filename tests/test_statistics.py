@@ -137,7 +137,7 @@ def test_a_verdict_needs_runs():
     good = comparison(0.3, 0.05, 0.01)
     assert verdict(good, 1, 0.1, failed=0.2) == "supported", "up to a fifth may fail"
     assert verdict(good, 1, 0.1, failed=0.21) == "not evaluable: 21% of the runs failed"
-    assert verdict(comparison(0.3, 0.05, 0.01, n=1), 1, 0.1) == "not evaluable at n=1"
+    assert verdict(comparison(0.3, 0.05, 0.01, n=1), 1, 0.1, failed=0.06) == "not evaluable at n=1"
     assert verdict(compare(np.array([])), 1, 0.1) == "not evaluable at n=0"
 
 
@@ -225,6 +225,21 @@ def test_an_answer_that_the_overlap_takes_away_holds_on_these_splits_only():
             not inside
         )
     assert t_interval(d, overlap=3.0)[0] < 0 < t_interval(d, overlap=1 / 3)[0], "both words were met"
+
+
+def test_what_could_have_been_seen_counts_the_overlap_and_promises_nothing_of_more_splits():
+    c = compare(np.array([0.3, -0.5, 0.2, -0.6, 0.4, 0.4]))
+    alone, split = (verdict(c, 1, 0.001, overlap=overlap) for overlap in (0.0, 1 / 3))
+    assert alone.endswith("; more than 10000 replicates would show 0.001)")
+    seen = detectable(c.sd, 6)
+    assert f"could have seen {seen:.2g};" in alone
+    assert split == f"undecided at n=6 (could have seen {seen * np.sqrt(3):.2g})"
+
+
+def test_pairs_that_all_differ_by_the_same_are_too_few_and_not_none():
+    few, enough = (dataclasses.replace(c, p_holm=c.p) for c in (compare(np.full(n, 0.5)) for n in (3, 6)))
+    assert verdict(few, 1, 0.1) == "undecided at n=3 (all pairs differ by the same; 6 such replicates would decide it)"
+    assert verdict(enough, 1, 0.1) == "supported"
 
 
 def test_what_never_happens_in_ten_runs_may_still_happen():

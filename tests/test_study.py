@@ -72,7 +72,16 @@ def test_an_arm_of_ones_own_is_one_entry_and_nothing_else_runs_again(study):
         ("[questions.beta]", "[question.beta]", 'unknown key "question"; did you mean "questions"'),
         ('title = "What', 'title = "Wh\udce4t', "is not UTF-8 text"),
         ("shares = [0.2, 0.07, 0.73]", "shares = [0.2, 0.07]", "shares = [0.2, 0.07] must be a list of 3 numbers"),
-        ("shares = [0.2, 0.07, 0.73]", "shares = [0.2, 0.07, 0.9]", "shares must be three numbers that add up to 1"),
+        ("shares = [0.2, 0.07, 0.73]", "shares = [0.2, 0.07, 0.9]", "three numbers above 0 that add up to 1"),
+        ("shares = [0.2, 0.07, 0.73]", "shares = [0.0, 0.27, 0.73]", "three numbers above 0 that add up to 1"),
+        ('source = "simulated"', "", '[data] lacks source: "simulated", or the path'),
+        ("stays = 1500", "", "neither [data] nor [budgets.standard] says how many stays are simulated"),
+        (
+            "[tables.physionet2012]",
+            "[tables.physionet]",
+            "a table is called like its file, and its is",
+        ),
+        ("between = [0.99, 1.0]", "between = [1.0, 0.99]", "between = [1.0, 0.99] has its lower end first"),
     ],
 )
 def test_a_wrong_declaration_is_refused_where_it_is_wrong(study, old, new, words):
