@@ -88,7 +88,7 @@ class Factor:
         low, high = held.loc[held["estimate"].idxmin()], held.loc[held["estimate"].idxmax()]
         display(HTML(
             "<p>Each dot is one replicate: in the top row the paired difference of the two settings, averaged over the "
-            "other three factors; in a row below one of these factors is held at one setting. "
+            "other factors; in a row below one of these factors is held at one setting. "
             f"The line is the 95 % interval of the mean, the grey band is ±{d:g}, the smallest effect of interest. "
             f"In the top row {(differences > 0).sum()} of {len(differences)} replicates are above zero, and the "
             f"interval lies {where}. The rows below range from {low.estimate:+.3f} ({html.escape(low.label)}) to "
