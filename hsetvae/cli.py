@@ -81,13 +81,15 @@ def _say_whose(loaded, cohort, index) -> None:
     """On stderr, how many of the unseen stays `index` are the run's test stays, and how many an id alone left out."""
     import numpy as np
 
-    own = int(np.isin(cohort.stays[index], loaded.stays.stay[loaded.stays.part == "test"]).sum())
+    # text that numpy sorts; objects it would compare each with all others
+    ids, prints = (loaded.stays[name].to_numpy(dtype=str) for name in ("stay", "fingerprint"))
+    tested = (loaded.stays.part == "test").to_numpy()
+    own = int(np.isin(cohort.stays[index], ids[tested]).sum())
     if 0 < own < len(index):
         print(f"{own} of these {len(index)} stays are the run's own test stays", file=sys.stderr)
-    learned = loaded.stays[loaded.stays.part != "test"]
-    left = np.setdiff1d(np.flatnonzero(np.isin(cohort.stays, learned.stay)), index)
-    prints = ~np.isin(np.array(cohort.fingerprints()), learned.fingerprint) if len(left) else np.zeros(0, dtype=bool)
-    if others := int(prints[left].sum()):
+    left = np.setdiff1d(np.flatnonzero(np.isin(cohort.stays, ids[~tested])), index)
+    others = len(left) and int((~np.isin(np.array(cohort.fingerprints())[left], prints[~tested])).sum())
+    if others:
         print(
             f"{others} stays are left out because the run has learned from, or was selected on, stays of these "
             "ids, though with other events: if they are other patients, give them other ids, or use --split all",
@@ -141,7 +143,8 @@ def train(
         run = train_model(config, cohort, parts, out, seed=seed, resume=resume, device=device)
         if never := run.standardiser.unseen:
             print(
-                f"no training stay has an event of {', '.join(never)}: the run has learned nothing of their values",
+                f"of {', '.join(never)} the training stays have no event, or too few to be seen: the run has learned "
+                "nothing of their values",
                 file=sys.stderr,
             )
     words = ["hsetvae", "evaluate", str(out), "--data", data, *(["--outcomes", str(outcomes)] if outcomes else [])]

@@ -159,7 +159,7 @@ def expand(study: Study, budget: str = "", design: str = "", code: str = "", tab
 
     A setting at its default does not enter the id of a run: a new one that is off leaves the runs what they were.
     A budget scales what all arms share: where one side of a question has the study's own value, that side has the
-    budget's.  UserError when a budget makes two arms the same run.
+    budget's.
     """
     budget = budget or study.design(design).budget
     facts = study.budget(budget)
@@ -175,12 +175,6 @@ def expand(study: Study, budget: str = "", design: str = "", code: str = "", tab
         config = base.but(**arm.settings)
         settings = {name: value for name, (value, _) in config.differences(Config()).items()}
         found.append((arm, config, own, [settings, _data_key(own, table), code]))
-    for one, other in itertools.combinations(found, 2):
-        if one[-1] == other[-1]:
-            raise UserError(
-                f'at budget "{budget}" the arms "{one[0].name}" and "{other[0].name}" are the same run: take the '
-                "setting that they differ in out of the budget"
-            )
     return [
         Spec(content_hash([what[0], replicate, *what[1:]]), arm, replicate, config, own)
         for replicate in range(facts["replicates"])
@@ -239,10 +233,10 @@ def modules_hash(names: tuple[str, ...]) -> str:
 def refuse_other_code(code: str, hashed: Callable, of: Any) -> None:
     """RuntimeError unless `code` is the hash of the code that this process has loaded and of what a new one would load.
 
-    `hashed`, a function with a cache, was first called when the code was loaded.
+    `hashed`, a function with a cache, was first called of this soon after the code was loaded.
     """
     if {code} != {hashed(of), hashed.__wrapped__(of)}:
-        raise RuntimeError("the code has changed since this worker was started: start the workers anew")
+        raise RuntimeError("the code has changed since this process loaded it: start anew, also a cluster's workers")
 
 
 def _modules(names: Iterable[str]) -> list[ast.Module]:

@@ -268,7 +268,8 @@ def _grud(settings: dict, cohort: Cohort, parts: Split, seed: int, folder: Path)
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """How a kind of entrant runs, the modules whose code decides its row, and the settings that it takes."""
+    """How a kind of entrant runs, the modules whose code decides its probabilities and their
+    scores, and the settings that it takes."""
 
     run: Callable[..., Made]
     modules: tuple[str, ...]
@@ -276,7 +277,7 @@ class Kind:
     takes_more: bool = False
 
 
-# `challenge` and `scores` decide what a published row says of the probabilities
+# `calibration`, `challenge` and `scores` decide what a published row says of the probabilities
 _READING = (
     "calibration", "challenge", "cohort", "config", "data", "entrants", "events", "gather", "mapped", "scores", "tables"
 )  # fmt: skip

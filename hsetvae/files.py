@@ -72,8 +72,9 @@ def folder_atomically(folder: Path) -> Iterator[Path]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left in folder.parent.glob(f"{UNFINISHED}*"):
-        if time.time() - left.stat().st_mtime > DAY:
-            shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another maker has just put it in its place
+            if time.time() - left.stat().st_mtime > DAY:
+                shutil.rmtree(left, ignore_errors=True)
     partial = folder.with_name(f"{UNFINISHED}{uuid.uuid4().hex}")
     partial.mkdir()
     try:

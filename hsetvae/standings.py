@@ -25,7 +25,6 @@ from .study import as_published, csv_of, each_once
 from .suite import (
     Suite,
     elsewhere,
-    fitting,
     jobs_of,
     placed,
     published,
@@ -254,8 +253,8 @@ def status(suite: Suite, design: str = "") -> str:
 
 
 def as_markdown(suite: Suite, rows: pd.DataFrame, translated: Callable[[str], str] = str) -> str:
-    """Mean AUROC and AUPRC of every entrant, in brackets that of the suite's rival on the same splits, and its paired
-    differences for a README; times 100, 95 % t intervals, from two splits on that both have run."""
+    """Mean AUROC and AUPRC of every entrant, in brackets that of the suite's rival, and its paired differences for a
+    README; times 100, 95 % t intervals.  From two splits on that both have run, all are of these splits."""
     table, shown = standings(suite, rows).set_index(["entrant", "metric"]), ("auroc", "auprc")
     rivals = table.loc[table["against"] != "", "against"]
     rival = rivals.mode().iloc[0] if len(rivals) else ""
@@ -265,8 +264,8 @@ def as_markdown(suite: Suite, rows: pd.DataFrame, translated: Callable[[str], st
     for entrant in (e for e in table.index.unique(0) if table.at[(e, "auroc"), "n"]):
         cells = [table.loc[(entrant, m)] for m in shown]
         paired = [bool(rival) and c.against == rival and c.pairs > 1 for c in cells]
-        means = [f"{100 * c['mean']:.1f}" + (f" ({100 * c.against_mean:.1f})" if p else "")
-                 for c, p in zip(cells, paired, strict=True)]  # fmt: skip
+        means = [f"{100 * (c.against_mean + c.estimate):.1f} ({100 * c.against_mean:.1f})" if p
+                 else f"{100 * c['mean']:.1f}" for c, p in zip(cells, paired, strict=True)]  # fmt: skip
         apart = [f"{100 * c.estimate:+.2f} [{100 * c.low:+.2f}, {100 * c.high:+.2f}]" if p else ""
                  for c, p in zip(cells, paired, strict=True) if rival]  # fmt: skip
         lines.append([translated(cells[0].title), *means, *apart, f"{cells[0].pairs if paired[0] else cells[0].n:.0f}"])
@@ -289,8 +288,9 @@ def publish(suite: Suite, design: str = "") -> str:
         )
     rows = rows_at_hand(suite, design)
     missing = _missing(suite, rows, design)
-    others = before[before["design"] != design]
-    rows = pd.concat([part for part in (rows, fitting(suite, others) if here else others) if len(part)])
+    others = [before[before["design"] == d] for d in suite.designs if d != design and (before["design"] == d).any()]
+    others = [placed(suite, before, part["design"].iloc[0]) for part in others] if here else others
+    rows = pd.concat([part for part in (rows, *others) if len(part)])
     rows = rows.assign(table=table_key(suite)) if here else rows
     write_atomically(path, csv_of(rows).encode())
     if design == suite.design()[0]:

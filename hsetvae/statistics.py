@@ -176,16 +176,15 @@ def verdict(
         reach = abs(c.estimate) + wider * (c.high90 - c.estimate)
         return "refuted: negligible" + (ONLY if overlap and reach >= delta else "")
     alpha = ALPHA / corrected_for  # what the first step of Holm's method asks for
-    if not c.sd and not c.estimate:
-        more = math.ceil(math.log(ALPHA) / math.log1p(-delta))
-        return f"undecided at n={c.n} (no pair differs; {more} such replicates would refute it)"
-    if not c.sd:  # all pairs differ by the same, and the smallest p that n sign flips have is too large
-        more = math.floor(math.log2(2 / alpha)) + 1
-        return f"undecided at n={c.n} (all pairs differ by the same; {more} such replicates would decide it)"
-    seen = wider * detectable(c.sd, c.n, alpha)
-    seen = f"could have seen {f'{seen:.2g}' if seen < math.inf else 'nothing'}"
-    if overlap:  # more splits of the same stays bring no new ones
-        return f"undecided at n={c.n} ({seen})"
-    more = replicates_needed(c.sd, delta, alpha)
-    more = f"{more}" if more < MOST_COUNTED else f"more than {MOST_COUNTED}"
-    return f"undecided at n={c.n} ({seen}; {more} replicates would show {delta:g})"
+    if c.sd > 1e-12 * abs(c.estimate):
+        seen, more = wider * detectable(c.sd, c.n, alpha), replicates_needed(c.sd, delta, alpha)
+        seen = f"could have seen {f'{seen:.2g}' if seen < math.inf else 'nothing'}"
+        more = f"{more if more < MOST_COUNTED else f'more than {MOST_COUNTED}'} replicates would show {delta:g}"
+    elif c.estimate:  # and the smallest p that n sign flips have is too large
+        seen, more = "all pairs differ by the same", math.floor(math.log2(2 / alpha)) + 1
+        more = f"{more} such replicates would decide it"
+    else:
+        seen, more = "no pair differs", math.ceil(math.log(ALPHA) / math.log1p(-delta))
+        more = f"{more} such replicates would refute it"
+    # more splits of the same stays bring no new ones
+    return f"undecided at n={c.n} ({seen if overlap else f'{seen}; {more}'})"

@@ -33,6 +33,7 @@ from .study import HASHES, each_once, ended_record, published_ids, runs_folder
 from .toml import checked, read_toml
 
 PLACE = ["design", "entrant", "seed", "status"]  # where a published row belongs
+LOADED = [modules_hash(kind.modules) for kind in KINDS.values()]  # of the code as it is loaded: `refuse_other_code`
 
 
 # --- declaration -----------------------------------------------------------------------------------------------------

@@ -155,9 +155,15 @@ def _last_line(problem: Exception) -> str:
 
 
 def jobs_of(study: Study, specs: list[Spec]) -> list[dict[str, Any]]:
-    """The jobs of some runs; arms that are the same run share a job."""
-    known = set(inspect_notebook(study.notebook))
-    return list({spec.id: job_of(study, spec, known) for spec in specs}.values())
+    """The jobs of some runs.  UserError when two arms are the same run, as a budget can make them."""
+    known, of = set(inspect_notebook(study.notebook)), {}
+    for spec in specs:
+        if (first := of.setdefault(spec.id, spec)) is not spec:
+            raise UserError(
+                f'{study.file}: at this budget the arms "{first.arm.name}" and "{spec.arm.name}" are the same run: '
+                "take the setting in which they differ out of the budget"
+            )
+    return [job_of(study, spec, known) for spec in specs]
 
 
 def run_at(specs: list[Spec], index: int) -> Spec:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -150,7 +151,20 @@ def test_an_average_of_others_and_a_renamed_entrant_are_not_mistaken(suite):
     path.write_text(text.replace('of = ["ours", "boosting"]', 'of = ["ours", "logistic"]'))
     assert not (rows_at_hand(load_suite(str(path)))["entrant"] == "average").any()
     path.write_text(text.replace("[entrants.logistic]", "[entrants.regression]"))
-    assert (rows_at_hand(load_suite(str(path)))["entrant"] == "regression").sum() == 2
+    renamed = load_suite(str(path))
+    assert (rows_at_hand(renamed)["entrant"] == "regression").sum() == 2
+
+
+def test_publishing_one_design_keeps_the_rows_of_the_others_under_their_new_names(suite):
+    for design in ("table", "curve"):
+        publish(suite, design)
+    shutil.rmtree(suite.folder / "runs")
+    path = suite.folder / "tiny_suite.toml"
+    path.write_text(re.sub(r'\bours\b(?=["\]])', "mine", path.read_text()).replace('title = "mine"', 'title = "ours"'))
+    renamed = load_suite(str(path))
+    publish(renamed)
+    rows = published_rows(renamed)
+    assert set(rows.loc[rows["design"] == "curve", "entrant"]) == {"boosting at 1", "mine at 1"}
 
 
 def test_a_readme_of_a_part_of_the_suite_counts_pairs_and_prints_no_nan(suite):
@@ -159,6 +173,8 @@ def test_a_readme_of_a_part_of_the_suite_counts_pairs_and_prints_no_nan(suite):
         some = rows[(rows["entrant"] != "boosting") | (rows["seed"] < boostings)]
         line = next(line for line in as_markdown(suite, some).splitlines() if line.startswith("| logistic"))
         assert "nan" not in line and line.endswith(f"| {splits} |") and ("[" in line) == apart
+    lone = rows[(rows["entrant"] != "logistic") | (rows["seed"] > 0)]
+    assert "[" not in next(line for line in as_markdown(suite, lone).splitlines() if line.startswith("| logistic"))
     alone = dataclasses.replace(suite, designs={"table": (2, (Entrant("logistic", "logistic", "logistic"),))})
     assert "minus" not in as_markdown(alone, rows)
 

@@ -237,15 +237,17 @@ def test_what_could_have_been_seen_counts_the_overlap_and_promises_nothing_of_mo
 
 
 def test_pairs_that_all_differ_by_the_same_are_too_few_and_not_none():
-    few, enough = (dataclasses.replace(c, p_holm=c.p) for c in (compare(np.full(n, 0.5)) for n in (3, 6)))
+    few, enough = (dataclasses.replace(c, p_holm=c.p) for c in (compare(np.full(n, 0.1)) for n in (3, 6)))
     assert verdict(few, 1, 0.1) == "undecided at n=3 (all pairs differ by the same; 6 such replicates would decide it)"
-    assert verdict(enough, 1, 0.1) == "supported"
+    assert verdict(few, 1, 0.1, overlap=1.0) == "undecided at n=3 (all pairs differ by the same)"
+    assert verdict(enough, 1, 0.05) == "supported"
 
 
 def test_what_never_happens_in_ten_runs_may_still_happen():
     few, many = (verdict(compare_events(np.zeros(n)), 1, 0.1) for n in (10, 29))
     assert few == "undecided at n=10 (no pair differs; 29 such replicates would refute it)"
     assert many == "refuted: negligible"
+    assert verdict(compare_events(np.zeros(10)), 1, 0.1, overlap=1.0) == "undecided at n=10 (no pair differs)"
     c = compare_events(np.zeros(10))
     assert (1 - c.high90) ** 10 == pytest.approx(0.05), "a rate this high shows itself in ten runs 19 times in 20"
     once = np.array([1.0] + [0.0] * 9)

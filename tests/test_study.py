@@ -94,6 +94,15 @@ def test_a_wrong_declaration_is_refused_where_it_is_wrong(study, old, new, words
     assert words in str(error.value)
 
 
+def test_arms_that_a_budget_makes_the_same_are_refused_before_anything_runs(study):
+    path = study.folder / "study.toml"
+    path.write_text(
+        path.read_text().replace("settings = {width = 16, feed", "settings = {beta = 0.1, width = 16, feed", 1)
+    )
+    with pytest.raises(UserError, match=r'the arms "reference" and "beta" are the same run: take the setting'):
+        run_study(load_study(path), "smoke", workers=1, progress=False)
+
+
 def test_code_counts_and_comments_do_not(study, tmp_path):
     notebook = json.loads(study.notebook.read_text())
     cell = next(
