@@ -268,8 +268,8 @@ def _grud(settings: dict, cohort: Cohort, parts: Split, seed: int, folder: Path)
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """How a kind of entrant runs, the modules whose code decides its probabilities and their
-    scores, and the settings that it takes."""
+    """How a kind of entrant runs, the modules whose code decides its probabilities and their scores, and the settings
+    that it takes."""
 
     run: Callable[..., Made]
     modules: tuple[str, ...]
