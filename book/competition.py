@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import html
 from pathlib import Path
@@ -14,7 +13,6 @@ from challenge import RESULTS
 from IPython.display import HTML, display
 
 from hsetvae.calibration import HOURS
-from hsetvae.config import PRESETS
 from hsetvae.diagnostics import MI_SETS
 from hsetvae.standings import METRICS, standings
 from hsetvae.statistics import ONLY, compare, t_interval
@@ -185,7 +183,7 @@ def points(difference: pd.Series) -> str:
     return "–" if not c.n else f"{c.estimate:+.2f}" + (f" [{c.low:+.2f}, {c.high:+.2f}]" if c.n > 1 else "")
 
 
-def _difference(metric: str, one: str = "recommended", other: str = "boosting", design: str = "table") -> pd.Series:
+def difference(metric: str, one: str = "recommended", other: str = "boosting", design: str = "table") -> pd.Series:
     """Score of one entrant minus that of another on the same splits; empty where either has not run."""
     values = rows(design).pivot(index="seed", columns="entrant", values=metric)
     return values.reindex(columns=[other, one]).diff(axis=1)[one]
@@ -198,7 +196,7 @@ def promise(metrics: tuple[str, ...], chosen_on: tuple[int, ...]) -> None:
         for title, chosen in (("on which settings were chosen", True), ("the others", False)):
             for metric in metrics:
                 parts = {"validation stays": f"validation_{metric}", "test stays": metric}
-                both = pd.DataFrame({part: _difference(m) for part, m in parts.items()}).dropna()
+                both = pd.DataFrame({part: difference(m) for part, m in parts.items()}).dropna()
                 both = both[both.index.isin(chosen_on) == chosen] * METRICS[metric][2]
                 lost = points(both["validation stays"] - both["test stays"])
                 lines.append({"splits": title, "metric": METRICS[metric][0], **both.apply(points),
@@ -211,21 +209,21 @@ def account(calibrated: float = 0.015, active: float = 0.5) -> None:
     if there() and "recommended" in set(rows()["entrant"]):
         own = rows()[rows()["entrant"] == "recommended"].set_index("seed")
         asked = [
-            *((f"{METRICS[m][0]} above that of {title}, times 100", 100 * _difference(m, one, other))
+            *((f"{METRICS[m][0]} above that of {title}, times 100", 100 * difference(m, one, other))
               for one, other, title in (("recommended", "boosting", "boosting"),
                                         ("recommended", "tuned", "tuned boosting"),
                                         ("average", "boosting", "boosting, by the average of both"))
               for m in ("auroc", "auprc")),
-            *((f"AUROC above that of boosting at {hour:g} hours, times 100", 100 * _difference(f"auroc_{hour:g}h"))
+            *((f"AUROC above that of boosting at {hour:g} hours, times 100", 100 * difference(f"auroc_{hour:g}h"))
               for hour in HOURS[:-1]),
             (f"calibrated, an error of at most {calibrated:g} (times 100)", 100 * (calibrated - own["ece_calibrated"])),
             (IF_TRUE, 100 * (calibrated - own["ece_expected"])),
             (f"more than {active:g} of the units active at the top level", own["au_ratio_top"] - active),
             ("a decoder that uses its latents (nats per set)", own["decoder_use_current"]),
-            ("an h that uses more of the past than the baseline's (S_past)", _difference("s_past", other="baseline")),
+            ("an h that uses more of the past than the baseline's (S_past)", difference("s_past", other="baseline")),
             ("a likelihood not below improved's, by distortion and KL together (nats per event)",
-             -_difference("negative_elbo", other="improved")),
-            ("the same for the distortion alone", -_difference("nll_per_event", other="improved")),
+             -difference("negative_elbo", other="improved")),
+            ("the same for the distortion alone", -difference("nll_per_event", other="improved")),
         ]  # fmt: skip
         lines = []
         for goal, margin in asked:
@@ -253,10 +251,10 @@ def missing(metrics: tuple[str, ...]) -> None:
         ]  # fmt: skip
         lines = [
             {"what might be missing": answer, "the number": text,
-             **{METRICS[m][0]: points(_difference(m, one, other, design) * METRICS[m][2]) for m in metrics}}
+             **{METRICS[m][0]: points(difference(m, one, other, design) * METRICS[m][2]) for m in metrics}}
             for answer, text, one, other, design in asked
         ]  # fmt: skip
-        gains = {m: [_difference(m, f"{e} {whole}", f"{e} {half}", "curve") for e in ("recommended", "boosting")]
+        gains = {m: [difference(m, f"{e} {whole}", f"{e} {half}", "curve") for e in ("recommended", "boosting")]
                  for m in metrics}  # fmt: skip
         lines.append({"what might be missing": "patients", "the number": "the gain of recommended, minus boosting's",
                       **{METRICS[m][0]: points((a - b) * METRICS[m][2]) for m, (a, b) in gains.items()}})  # fmt: skip
@@ -306,17 +304,3 @@ def costs() -> None:
         lines = [{"entrant": titles()[e], **{text: "–" if np.isnan(mean.at[e, name]) else mean.at[e, name] * unit
                                              for name, (text, unit) in COSTS.items()}} for e in mean.index]  # fmt: skip
         bookkit.table(lines)
-
-
-def ingredients() -> None:
-    """What the ladder takes away and adds, with the settings."""
-    whole = PRESETS[suite().design("ladder")[2][0].preset]
-    lines = []
-    for e in suite().design("ladder")[2]:
-        if e.name.startswith("without "):
-            off = {k: v for k, v in e.settings.items() if v != getattr(whole, k)}
-            present = {field.name: getattr(whole, field.name) for field in dataclasses.fields(whole)}
-            lines.append({"ingredient": e.title.removeprefix("without "),
-                          "with it": bookkit.settings_text({k: present[k] for k in off}),
-                          "without it": bookkit.settings_text(off)})  # fmt: skip
-    bookkit.table(lines)
