@@ -132,7 +132,7 @@ def shown(monkeypatch) -> list[str]:
     """The HTML that helpers of the book display."""
     monkeypatch.syspath_prepend(str(ROOT / "book"))
     pieces = []
-    for name in ("bookkit", "competition", "competition_tradeoff", "explorer"):
+    for name in ("bookkit", "competition", "competition_ladder", "competition_tradeoff", "explorer"):
         monkeypatch.setattr(f"{name}.display", lambda piece: pieces.append(piece.data))
     return pieces
 
@@ -265,3 +265,29 @@ def test_how_many_splits_are_missing_is_said_in_one_line(shown, monkeypatch):
     competition.how_many("curve")
     title = competition.titles("curve")[first]
     assert f"fewer so far: 3 by {title}, 0 by each of {len(entrants) - 1} entrants. Failed runs: 0" in shown[-1]
+
+
+def test_an_ingredient_is_good_for_what_is_worse_without_it(shown, monkeypatch):
+    import competition
+    import competition_ladder
+
+    tables = []
+    gains = {"statistics": {"auroc": 0.1}, "masking": {"negative_elbo": 0.1, "s_past": 0.2}, "teacher": {}}
+    rows = [
+        {
+            "entrant": e,
+            "seed": seed,
+            **{m: 0.5 - lost.get(m, 0.0) + 1e-3 * seed * (e != "recommended") for m in competition_ladder.MEASURES},
+        }
+        for e, lost in {"recommended": {}, **{f"without {name}": gain for name, gain in gains.items()}}.items()
+        for seed in (-1, 0, 1)
+    ]
+    monkeypatch.setattr(competition, "rows", lambda design="table": pd.DataFrame(rows))
+    monkeypatch.setattr("bookkit.table", lambda lines: tables.append(pd.DataFrame(lines)))
+    competition_ladder.worth()
+    (table,) = tables
+    assert table["good for"].tolist() == ["AUROC", "", "S_past"] and (table["pairs"] == 3).all()
+    assert table["bad for"].tolist() == ["", "", "negative ELBO (nats per event)"], "of which less is better"
+    assert "Good for none of these: boosting as a teacher." in shown[-1]
+    competition_ladder.worth(alone=True)
+    assert "No ingredient has three splits yet" in shown[-1]
