@@ -31,8 +31,13 @@ def forest(metric: str, delta: float, design: str = "table") -> None:
         table[["estimate", "low", "high"]] *= unit
         against = " or ".join(dict.fromkeys(table["against"]))
         alt = "; ".join(f"{row.label}: {bookkit.signed(row)}, {row.words}" for row in table.itertuples())
-        bookkit.picture(plots.forest(table, dots, delta, f"{name}, points"), f"Paired differences in {name}. {alt}",
-                        f"Difference in {name} to {against} on the same splits; a dot is one split.")  # fmt: skip
+        axis = plots.forest(table, dots, delta, f"{name}, points")
+        caption = f"Difference in {name} to {against} on the same splits; a dot is one split."
+        if design == "ladder":  # one ingredient is worth tens of points, and would hide what the others are worth
+            axis.set_xscale("symlog", linthresh=1)
+            axis.xaxis.set_major_formatter("{x:g}")
+            caption += " The scale is linear within one point and logarithmic beyond."
+        bookkit.picture(axis, f"Paired differences in {name}. {alt}", caption)
 
 
 def hours_curve(entrants: tuple[str, ...], metric: str = "auroc") -> None:
