@@ -33,7 +33,7 @@ def forest(metric: str, delta: float, design: str = "table") -> None:
         alt = "; ".join(f"{row.label}: {bookkit.signed(row)}, {row.words}" for row in table.itertuples())
         axis = plots.forest(table, dots, delta, f"{name}, points")
         caption = f"Difference in {name} to {against} on the same splits; a dot is one split."
-        if design == "ladder":  # one ingredient is worth tens of points, and would hide what the others are worth
+        if design == "ladder":  # one large effect would hide the small ones
             axis.set_xscale("symlog", linthresh=1)
             axis.xaxis.set_major_formatter("{x:g}")
             caption += " The scale is linear within one point and logarithmic beyond."
