@@ -25,8 +25,9 @@ from .progress import Progress
 Job = dict[str, Any]  # plain values; job["facts"]["id"] is its own
 DASK = {
     # its own makes workers give back every freed block at once (MALLOC_TRIM_THRESHOLD_), which costs a training step an
-    # eighth of its time; the number of threads is set below
-    "distributed.nanny.pre-spawn-environ": {},
+    # eighth of its time; the number of threads is set below.  A worker that is stopped in the middle of a run would
+    # complain in the terminal: what a job has to say is in its result
+    "distributed.nanny.pre-spawn-environ": {"DASK_LOGGING__DISTRIBUTED": "critical"},
     # a job takes seconds to hours: looking at itself a hundred times a second costs more than it tells
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s",
