@@ -34,6 +34,7 @@ from hsetvae.study import StaleRecords, asked, load_records, summary
 from hsetvae.verdicts import crossed, verdicts
 
 STARTED = time.monotonic()
+SENTENCE = 30  # characters from which on the last cell of a row counts as words to be read
 WARN = warnings.showwarning
 plt.rcParams["axes.prop_cycle"] = plt.cycler(color=sns.color_palette("colorblind"))
 
@@ -60,7 +61,9 @@ def table(columns: dict | list | pd.DataFrame, escape: bool = True) -> None:
     With `escape` off, texts are HTML already.
     """
     frame = pd.DataFrame(columns)
-    display(HTML(frame.to_html(index=False, border=0, escape=escape, float_format=number, justify="left")))
+    kind = "sentences" if (frame.iloc[:, -1:].astype(str).map(len) > SENTENCE).to_numpy().any() else None
+    shown = frame.to_html(index=False, border=0, escape=escape, float_format=number, justify="left", classes=kind)
+    display(HTML(shown))
 
 
 def box(title: str, body: str, kind: str = "note") -> None:
