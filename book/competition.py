@@ -229,7 +229,7 @@ def account(calibrated: float = 0.015, active: float = 0.5) -> None:
         for goal, margin in asked:
             d = margin.dropna()
             inner, wide = (t_interval(d, overlap=counted) for counted in (0, overlap()))
-            said = "reached" if inner[0] > 0 else "missed" if inner[1] < 0 else "cannot be told from just reached"
+            said = "reached" if inner[0] > 0 else "missed" if inner[1] < 0 else "not decided by so many splits"
             said += ONLY if (inner[0] > 0 or inner[1] < 0) and wide[0] < 0 < wide[1] else ""
             said = "–" if goal == IF_TRUE else said if len(d) > 2 else "too few splits yet"
             lines.append({"asked for": goal, "margin [95 %]": points(margin),

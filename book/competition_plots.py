@@ -21,22 +21,23 @@ def forest(metric: str, delta: float, design: str = "table") -> None:
     """Paired differences of one metric, every split a dot."""
     if competition.there(design):
         name, _, unit = METRICS[metric]
-        table = competition.compared(design).query("metric == @metric and pairs > 2").copy()
+        table = competition.compared(design).query("metric == @metric and pairs > 2").assign(label=lambda t: t["title"])
         if not len(table):
             return
         values = competition.rows(design).pivot(index="seed", columns="entrant", values=metric)
-        table["label"] = table["title"].str.cat([f", against {a}" if a == CORE else "" for a in table["against"]])
-        pairs = {row.label: (values[row.entrant] - values[row.against]).dropna() * unit for row in table.itertuples()}
-        dots = pd.concat([pd.DataFrame({"label": label, "difference": d}) for label, d in pairs.items()])
+        pairs = {row.title: (values[row.entrant] - values[row.against]).dropna() * unit for row in table.itertuples()}
+        dots = pd.concat([pd.DataFrame({"label": title, "difference": d}) for title, d in pairs.items()])
         table[["estimate", "low", "high"]] *= unit
-        against = " or ".join(dict.fromkeys(table["against"]))
-        alt = "; ".join(f"{row.label}: {bookkit.signed(row)}, {row.words}" for row in table.itertuples())
+        against = " or ".join(competition.titles(design)[name] for name in dict.fromkeys(table["against"]))
+        alt = "; ".join(f"{row.title}: {bookkit.signed(row)}, {row.words}" for row in table.itertuples())
         axis = plots.forest(table, dots, delta, f"{name}, points")
-        caption = f"Difference in {name} to {against} on the same splits; a dot is one split."
+        caption = (f"Difference in {name} to {against} on the same splits; a dot is one split, the line the interval "
+                   "for these splits.")  # fmt: skip
         if design == "ladder":  # one large effect would hide the small ones
             axis.set_xscale("symlog", linthresh=1)
             axis.xaxis.set_major_formatter("{x:g}")
-            caption += " The scale is linear within one point and logarithmic beyond."
+            caption += (f" What begins with “only” is compared with {competition.titles(design)[CORE]}. "
+                        "The scale is linear within one point and logarithmic beyond.")  # fmt: skip
         bookkit.picture(axis, f"Paired differences in {name}. {alt}", caption)
 
 

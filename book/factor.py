@@ -23,7 +23,7 @@ from IPython.display import HTML, display
 from hsetvae import plots
 from hsetvae.designs import expand
 from hsetvae.statistics import compare, widening
-from hsetvae.study import StaleRecords, effects, interactions, load_records, summary
+from hsetvae.study import StaleRecords, compared, effects, interactions, load_records, summary
 
 
 class Factor:
@@ -90,9 +90,9 @@ class Factor:
             "<p>Each dot is one replicate: in the top row the paired difference of the two settings, averaged over the "
             "other factors; in a row below one of these factors is held at one setting. "
             f"The line is the 95 % interval of the mean, the grey band is ±{d:g}, the smallest effect of interest. "
-            f"In the top row {(differences > 0).sum()} of {len(differences)} replicates are above zero, and the "
-            f"interval lies {where}. The rows below range from {low.estimate:+.3f} ({html.escape(low.label)}) to "
-            f"{high.estimate:+.3f} ({html.escape(high.label)}).</p>"
+            f"In the top row the difference is above zero in {(differences > 0).sum()} of {len(differences)} "
+            f"replicates, and the interval lies {where}. The rows below range from {low.estimate:+.3f} "
+            f"({html.escape(low.label)}) to {high.estimate:+.3f} ({html.escape(high.label)}).</p>"
         ))  # fmt: skip
 
     def table(self) -> None:
@@ -131,28 +131,33 @@ class Factor:
         ])  # fmt: skip
 
     def mechanism(self) -> None:
-        if records(self.budget) is None:
-            return
-        r = records(self.budget)[records(self.budget)["status"] == "finished"]
-        rows = []
+        if records(self.budget) is not None:
+            self._mechanism(records(self.budget))
+
+    def _mechanism(self, r: pd.DataFrame) -> None:
+        """The measures that should move if the explanation holds: means and paired differences."""
+        r, rows = r[r["status"] == "finished"], []
         for measure in self.q.mechanism:
             means = r.groupby(self.q.name)[measure].mean()
-            row = pd.Series(vars(compare(effects(STUDY, r, self.q.name, measure).to_numpy())))
+            row = pd.Series(vars(compared(measure, effects(STUDY, r, self.q.name, measure).to_numpy())))
             rows.append({"measure": measure, "reference": means.get("reference"), "changed": means.get("changed"),
                          "difference [95 %]": signed(row)})  # fmt: skip
         table(rows)
 
     def elsewhere(self) -> None:
-        """The verdict on the same question from every other table that the study declares, and all endpoints there."""
+        """The verdict on the same question from every other table that the study declares, all endpoints there, and the
+        measures of the mechanism."""
         for name, study in ((name, STUDY.on(other.source)) for name, other in STUDY.tables.items()):
             try:
-                found = summary(study, load_records(study, design="factorial"), "factorial")
+                there = load_records(study, design="factorial")
             except StaleRecords:
                 box(f"On {name}", "<p>The present code and declaration have no complete records there.</p>")
                 continue
+            found = summary(study, there, "factorial")
             row = found.query("primary and question == @self.q.name").iloc[0]
             box(f"On {name}: {row.verdict}", f"<p>Seen: {signed(row)} in {self.judge()}, n = {row.n}.</p>")
             self._endpoints(found, study.overlap)
+            self._mechanism(there)
 
     def reproduce(self) -> None:
         specs = expand(STUDY, self.budget, "factorial")

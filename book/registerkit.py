@@ -15,11 +15,11 @@ from hsetvae import plots
 from hsetvae.config import PRESETS, Config
 from hsetvae.declaration import Question, Study
 from hsetvae.designs import expand, plan
-from hsetvae.statistics import compare
 from hsetvae.study import (
     HASHES,
     StaleRecords,
     asked,
+    compared,
     effects,
     labelled,
     load_records,
@@ -217,7 +217,7 @@ def mechanisms() -> None:
     for q in (q for q in asked(STUDY, "add") if q.mechanism and q.bound is None):
         parts = {True: [], False: []}
         for measure in dict.fromkeys((q.endpoint, *q.mechanism)):
-            c = compare(effects(STUDY, found, q.name, measure, "add").to_numpy())
+            c = compared(measure, effects(STUDY, found, q.name, measure, "add").to_numpy())
             parts[c.low > 0 or c.high < 0].append(f"{measure} {signed(c)}")
         seen = {"moved": "; ".join(parts[True]) or "–", "not seen to move": "; ".join(parts[False]) or "–"}
         if verdict[q.name].startswith("refuted"):
@@ -237,7 +237,7 @@ def survival() -> None:
             row = {"step": q.name, "endpoint": q.endpoint}
             for kind in kinds:
                 d = effects(STUDY, records(kind), q.name, q.endpoint, kind)
-                row[kind] = signed(pd.Series(vars(compare(d.to_numpy()))))
+                row[kind] = signed(pd.Series(vars(compared(q.endpoint, d.to_numpy()))))
             rows.append(row)
         table(rows)
 
@@ -250,7 +250,7 @@ def roadmap(*measures: str, study: Study = STUDY) -> None:
         picture(plots.roadmap(found, f"{measure} ({e.unit})"), f"{measure} along the roadmap. {alt}",
                 f"{measure} after each step from baseline to improved; n = {n} replicates.")  # fmt: skip
         road = found[found["order"] == 0].pivot(index="replicate", columns="step", values="value")
-        way = compare((road.iloc[:, -1] - road.iloc[:, 0]).dropna().to_numpy())
+        way = compared(measure, (road.iloc[:, -1] - road.iloc[:, 0]).dropna().to_numpy())
         change = {q: effects(study, records("roadmap", study), q, measure, "roadmap").mean() for q in study.path}
         low, high = min(change, key=change.get), max(change, key=change.get)
         display(HTML(
@@ -300,8 +300,8 @@ def ledger(parts: str) -> None:
         row = {name: html.escape(text) for name, text in row.items()}
         seen = f"<br>{row['effect']}<br>n = {row['n']}, {row['data']}" if row["effect"] else ""
         settings = "".join(f"<br><code>{text}</code>" for text in turned.get(row["row"], []))
-        rows.append({"row": row["row"],
-                     "claim (judged by), setting: before → after": f"{row['claim']} ({row['judged by']}){settings}",
+        claim = f"{row['claim']} ({row['judged by']}){settings}"
+        rows.append({"row": row["row"], "claim (question, design), setting: before → after": claim,
                      "verdict": row["verdict"] + seen})  # fmt: skip
     table(rows, escape=False)
     display(HTML(f"<p>{html.escape(tally(found))}</p>"))

@@ -193,7 +193,7 @@ def unused_history(m: dict) -> Finding | None:
     before = m["untrained"]
     if m["s_past"] is None or (before and before["s_past"] is None):
         return None
-    evidence = f"another stay's past moves h by {m['s_past']:.3f} of the distance between stays"
+    evidence = f"another stay's past moves h by {m['s_past']:.3f} of the squared distance between stays"
     learned = SMALL
     if before:
         learned = (m["probe_gain"] or 0) - (before["probe_gain"] or 0)
@@ -208,7 +208,7 @@ def noisy_state(m: dict) -> Finding | None:
         return None
     return Finding(
         "In training h is mostly posterior noise.",
-        f"two draws from one posterior move h by {m['noise_share']:.0%} of the distance between stays",
+        f"two draws from one posterior move h by {m['noise_share']:.0%} of the squared distance between stays",
         "lower the KL weight, so that posteriors become sharp; score with posterior means, as hsetvae does",
         {"beta": _lower(m["settings"]["beta"])},
     )
@@ -325,7 +325,7 @@ PROMISES = {  # of every rule with a remedy; the tests train with and without it
         "level_weights = equal, or levels − 1",
         "cost of shuffling the faintest level", lambda m: min(map(_worth, m["levels"])), 1),
     "noisy_state": Promise(
-        f"two draws of z move h by more than {HALF:.0%} of the distance between stays", "beta / 5",
+        f"two draws of z move h by more than {HALF:.0%} of the squared distance between stays", "beta / 5",
         "the same share", lambda m: m["noise_share"], -1),
     "too_short": Promise(
         "the best epoch is the last one", "epochs · 2",

@@ -135,7 +135,7 @@ def pool_dot(tokens: Tensor, h: Tensor, real: Tensor, query: Tensor | None) -> T
 
 
 def pool_dot_unscaled(tokens: Tensor, h: Tensor, real: Tensor, query: Tensor | None) -> Tensor:
-    """M6 to the letter: without a scale it looks at one or two sets, which `effective_sets` measures."""
+    """M6 to the letter: without a scale the softmax is sharper and looks at fewer sets (`effective_sets`)."""
     return (h * tokens).sum(-1)
 
 

@@ -60,7 +60,7 @@ def run_jobs(
 ) -> None:
     """Call `execute` for every job, in order, of a suite of `total` ones whose others are done.
 
-    `workers` processes with cores ÷ workers threads each, or the Dask cluster at `scheduler` (tcp://host:port).
+    `workers` processes with cores ÷ workers threads each, or the Dask cluster at `scheduler` (`tcp://host:port`).
     `lost(job, error)` is called for a job that killed its worker again and again, `said(done, result)` gives the words
     beside the progress.
     """

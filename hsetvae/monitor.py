@@ -1,4 +1,4 @@
-"""The doctor's eye on a run in training: measures after every epoch, and one warning for each finding that stays.
+"""The diagnosis of a run in training: measures after every epoch, and one warning for each finding that stays.
 
 The measures are those of `diagnostics` on a few validation stays, the findings and their thresholds those of `advice`.
 """
@@ -39,7 +39,7 @@ SETS = (100, 1000)  # and their number is within these bounds
 
 
 class TrainingWarning(UserWarning):
-    """Something has begun, and stays, that the doctor would report of the finished run."""
+    """Something has begun, and stays, that `diagnose` would report of the finished run."""
 
 
 class Monitor:

@@ -253,6 +253,11 @@ def effects(study: Study, records: pd.DataFrame, question: str, measure: str, de
     return pd.Series(table.differences(question)[:, 0], index=table.replicates).dropna()
 
 
+def compared(measure: str, d: np.ndarray) -> Comparison:
+    """What paired differences of a measure say; `diverged` happens in a run or does not and has exact bounds."""
+    return (compare_events if measure == "diverged" else compare)(d)
+
+
 def interaction(study: Study, records: pd.DataFrame, a: str, b: str, measure: str) -> pd.Series:
     """Half the difference of the effect of `a` between the settings of `b`, one per replicate (both factors)."""
     parts = [effects(study, records[records[b] == level], a, measure) for level in ("changed", "reference")]
@@ -277,8 +282,7 @@ def summary(study: Study, records: pd.DataFrame, design: str = "") -> pd.DataFra
         for (measure, e), d in zip(study.endpoints.items(), table.differences(q.name).T, strict=True):
             if q.bound is None or measure == q.endpoint:
                 place = {"question": q.name, "endpoint": measure, "family": e.family, "primary": measure == q.endpoint}
-                how = compare_events if measure == "diverged" else compare
-                rows.append(place | vars(how(d[~np.isnan(d)])))
+                rows.append(place | vars(compared(measure, d[~np.isnan(d)])))
     for corrected in {(row["family"], row["primary"]) for row in rows}:
         together = [row for row in rows if (row["family"], row["primary"]) == corrected]
         for row, p in zip(together, holm([row["p"] for row in together]), strict=True):

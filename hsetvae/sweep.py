@@ -206,7 +206,7 @@ def run_study(
 
     With `published`, runs whose records are in the published table count as finished.
 
-    `workers` processes with cores ÷ workers threads each, or the Dask cluster at `scheduler` (tcp://host:port), whose
+    `workers` processes with cores ÷ workers threads each, or the Dask cluster at `scheduler` (`tcp://host:port`), whose
     workers see this folder and have hsetvae installed.  Safe to interrupt and to call again.
     Raises UserError when nothing answers there.
     """

@@ -64,7 +64,7 @@ def train(
     """Train on `split.train`, select on `split.validation`, write the run to the folder `out`.
 
     `resume=True` continues a killed run of the same configuration, data and seed, or returns a finished one.
-    What the doctor sees begin, and stay, is said once, as a TrainingWarning.
+    What the monitor sees begin, and stay, is said once, as a TrainingWarning.
     Under `torchrun` every rank calls it and takes its share of each batch (torch's DistributedDataParallel).
     Raises UserError when `out` holds another run or another process trains there, a stay has more than `max_sets` sets,
     or there is no such device,
