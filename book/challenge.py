@@ -148,10 +148,12 @@ def skill(arm: str, seed: int, most: int) -> None:
     """Errors of imputation and forecast beside the bars, in natural units; the variables measured most often first."""
     for task, part_ in recorded("skill", arm, seed).groupby("task", sort=False):
         display(HTML(f"<h3>{html.escape(task.capitalize())}</h3>"))
-        part_ = part_[part_["skill"].notna()]  # a bar that makes no error leaves nothing to be skilled at
         better, worse = (part_["skill"] > 0).sum(), (part_["model"] > part_["mean"]).sum()
-        display(HTML(f"<p>Of {len(part_)} variables better than both bars: {better}; worse than the mean: {worse}. "
-                     f"The {most} measured most often:</p>"))  # fmt: skip
+        perfect = part_["skill"].isna()  # a bar that makes no error leaves nothing to be skilled at
+        display(HTML(f"<p>Of {len(part_)} variables better than both bars: {better}; worse than the mean: {worse}, "
+                     f"among them {perfect.sum()} that a bar says without error, which are left out below. "
+                     f"The {most} others measured most often:</p>"))  # fmt: skip
+        part_ = part_[~perfect]
         names = {"n": "values", "model": "error of the model", "last": "of the last value", "mean": "of the mean"}
         bookkit.table(part_.head(most)[["variable", *names, "skill"]].rename(columns=names))
 

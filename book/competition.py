@@ -15,7 +15,7 @@ from IPython.display import HTML, display
 from hsetvae.calibration import HOURS
 from hsetvae.diagnostics import MI_SETS
 from hsetvae.standings import METRICS, standings
-from hsetvae.statistics import ONLY, compare, t_interval
+from hsetvae.statistics import ONLY, t_interval
 from hsetvae.suite import Suite, fitting, load_suite, published_rows
 
 NAME = "challenge2012"
@@ -99,9 +99,9 @@ def complete(design: str) -> pd.DataFrame:
     return table
 
 
-def overlap() -> float:
-    """Test stays per stay that the recommended preset learns from."""
-    return suite().overlap(next(e for e in suite().design()[2] if e.name == "recommended"))
+def overlap(*entrants: str, design: str = "table") -> float:
+    """Test stays per stay that these entrants learn from, the largest of them; without names the recommended preset."""
+    return max(suite().overlap(e) for e in suite().design(design)[2] if e.name in (entrants or ("recommended",)))
 
 
 @functools.cache
@@ -177,10 +177,12 @@ def differences(metrics: tuple[str, ...], design: str = "table", entrants: tuple
             display(HTML("<p>No two entrants that are compared have two splits yet, the least for an interval.</p>"))
 
 
-def points(difference: pd.Series) -> str:
-    """Mean of a paired difference with its 95 % t interval."""
-    c = compare(difference.dropna())
-    return "–" if not c.n else f"{c.estimate:+.2f}" + (f" [{c.low:+.2f}, {c.high:+.2f}]" if c.n > 1 else "")
+def points(difference: pd.Series, overlap: float = 0.0, digits: int = 2) -> str:
+    """Mean of a paired difference with its 95 % t interval, which counts the `overlap` of the splits."""
+    d = difference.dropna()
+    low, high = t_interval(d, overlap=overlap)
+    interval = f" [{low:+.{digits}f}, {high:+.{digits}f}]" if len(d) > 1 else ""
+    return f"{d.mean():+.{digits}f}{interval}" if len(d) else "–"
 
 
 def difference(metric: str, one: str = "recommended", other: str = "boosting", design: str = "table") -> pd.Series:
@@ -190,7 +192,8 @@ def difference(metric: str, one: str = "recommended", other: str = "boosting", d
 
 
 def promise(metrics: tuple[str, ...], chosen_on: tuple[int, ...]) -> None:
-    """The recommended preset minus boosting, on validation and on test stays: where it was chosen, and elsewhere."""
+    """The recommended preset minus boosting, on validation and on test stays: where it was chosen, and elsewhere; with
+    intervals that count the overlap of the splits."""
     if there() and "recommended" in set(rows()["entrant"]):
         lines = []
         for title, chosen in (("on which settings were chosen", True), ("the others", False)):
@@ -198,9 +201,10 @@ def promise(metrics: tuple[str, ...], chosen_on: tuple[int, ...]) -> None:
                 parts = {"validation stays": f"validation_{metric}", "test stays": metric}
                 both = pd.DataFrame({part: difference(m) for part, m in parts.items()}).dropna()
                 both = both[both.index.isin(chosen_on) == chosen] * METRICS[metric][2]
-                lost = points(both["validation stays"] - both["test stays"])
-                lines.append({"splits": title, "metric": METRICS[metric][0], **both.apply(points),
-                              "lost on the way": lost, "n": len(both)})  # fmt: skip
+                lost = points(both["validation stays"] - both["test stays"], overlap())
+                ahead = f"{(both['test stays'] > 0).sum()} of {len(both)}"
+                lines.append({"splits": title, "metric": METRICS[metric][0], **both.apply(points, overlap=overlap()),
+                              "lost on the way": lost, "test stays: above boosting on": ahead})  # fmt: skip
         bookkit.table(lines)
 
 
@@ -208,6 +212,7 @@ def account(calibrated: float = 0.015, active: float = 0.5) -> None:
     """What was asked of the recommended preset, and what came of it: margins with 95 % t intervals."""
     if there() and "recommended" in set(rows()["entrant"]):
         own = rows()[rows()["entrant"] == "recommended"].set_index("seed")
+        past = {d: rows(d).pivot(index="seed", columns="entrant", values="s_past") for d in ("table", "ladder")}
         asked = [
             *((f"{METRICS[m][0]} above that of {title}, times 100", 100 * difference(m, one, other))
               for one, other, title in (("recommended", "boosting", "boosting"),
@@ -221,9 +226,12 @@ def account(calibrated: float = 0.015, active: float = 0.5) -> None:
             (f"more than {active:g} of the units active at the top level", own["au_ratio_top"] - active),
             ("a decoder that uses its latents (nats per set)", own["decoder_use_current"]),
             ("an h that uses more of the past than the baseline's (S_past)", difference("s_past", other="baseline")),
+            ("the same before the refit (S_past)", past["ladder"]["recommended"] - past["table"]["baseline"]),
             ("a likelihood not below improved's, by distortion and KL together (nats per event)",
              -difference("negative_elbo", other="improved")),
             ("the same for the distortion alone", -difference("nll_per_event", other="improved")),
+            ("not asked: a likelihood not below the baseline's, by both together",
+             -difference("negative_elbo", other="baseline")),
         ]  # fmt: skip
         lines = []
         for goal, margin in asked:
@@ -232,7 +240,7 @@ def account(calibrated: float = 0.015, active: float = 0.5) -> None:
             said = "reached" if inner[0] > 0 else "missed" if inner[1] < 0 else "not decided by so many splits"
             said += ONLY if (inner[0] > 0 or inner[1] < 0) and wide[0] < 0 < wide[1] else ""
             said = "–" if goal == IF_TRUE else said if len(d) > 2 else "too few splits yet"
-            lines.append({"asked for": goal, "margin [95 %]": points(margin),
+            lines.append({"asked for": goal, "margin [95 %]": points(margin, digits=3 if "S_past" in goal else 2),
                           "[95 %], overlap counted": f"[{wide[0]:+.2f}, {wide[1]:+.2f}]" if len(d) > 1 else "–",
                           "splits": len(d),
                           "so it is": said})  # fmt: skip
@@ -240,24 +248,26 @@ def account(calibrated: float = 0.015, active: float = 0.5) -> None:
 
 
 def missing(metrics: tuple[str, ...]) -> None:
-    """What might stand between the recommended preset and more: numbers that speak for or against each answer."""
+    """What might stand between the recommended preset and more: numbers that speak for or against each answer, with
+    intervals that count the overlap of the splits."""
     if there() and "recommended" in set(rows()["entrant"]):
         half, whole = (f"at {share:g}" for share in sorted({e.share for e in suite().design("curve")[2]})[-2:])
+        gain = {e: (f"{e} {whole}", f"{e} {half}") for e in ("recommended", "boosting")}
         asked = [
-            ("averaging", "the average of both, minus the preset", "average", "recommended", "table"),
-            ("averaging", "the average of both, minus boosting", "average", "boosting", "table"),
-            *(("patients", f"{e}: all stays, minus half of them", f"{e} {whole}", f"{e} {half}", "curve")
-              for e in ("recommended", "boosting")),
+            ("averaging", "the average of both, minus the preset", "table", [("average", "recommended")]),
+            ("averaging", "the average of both, minus boosting", "table", [("average", "boosting")]),
+            *(("patients", f"{e}: all stays, minus half of them", "curve", [pair]) for e, pair in gain.items()),
+            ("patients", "the gain of recommended, minus boosting's", "curve", list(gain.values())),
         ]  # fmt: skip
-        lines = [
-            {"what might be missing": answer, "the number": text,
-             **{METRICS[m][0]: points(difference(m, one, other, design) * METRICS[m][2]) for m in metrics}}
-            for answer, text, one, other, design in asked
-        ]  # fmt: skip
-        gains = {m: [difference(m, f"{e} {whole}", f"{e} {half}", "curve") for e in ("recommended", "boosting")]
-                 for m in metrics}  # fmt: skip
-        lines.append({"what might be missing": "patients", "the number": "the gain of recommended, minus boosting's",
-                      **{METRICS[m][0]: points((a - b) * METRICS[m][2]) for m, (a, b) in gains.items()}})  # fmt: skip
+        lines = []
+        for answer, text, design, pairs in asked:
+            line = {"what might be missing": answer, "the number": text}
+            counted = overlap(*sum(pairs, ()), design=design)
+            for m in metrics:
+                first, *second = (difference(m, *pair, design) * METRICS[m][2] for pair in pairs)
+                d = (first - second[0] if second else first).dropna()
+                line |= {METRICS[m][0]: points(d, counted), "splits": len(d)}
+            lines.append(line)
         bookkit.table(lines)
 
 

@@ -39,7 +39,7 @@ def ingredients() -> None:
 
 def worth(alone: bool = False) -> None:
     """What each ingredient adds to the whole model (to the model without all of them when `alone`), measure by measure,
-    and what it is good and bad for: where the interval that counts the overlap of the splits leaves out zero."""
+    and what it is good and bad for: where the interval, which counts the overlap of the splits, leaves out zero."""
     if not competition.there("ladder"):
         return
     whole = competition.suite().design("ladder")[2][0]
@@ -50,7 +50,7 @@ def worth(alone: bool = False) -> None:
         for column, (measure, better, unit) in MEASURES.items():
             d = (competition.difference(column, one, other, "ladder") * unit).dropna()
             low, high = sorted(better * bound for bound in t_interval(d, overlap=overlap))
-            line[measure], pairs = competition.points(d), len(d)
+            line[measure], pairs = competition.points(d, overlap), len(d)
             if pairs > 2:
                 good += [measure] * (low > 0)
                 bad += [measure] * (high < 0)

@@ -53,7 +53,7 @@ def figure(metric: str) -> None:
 
 def table(metrics: tuple[str, ...]) -> None:
     """What each value of the turned setting brings: against the goals that pull against one another, and in scores
-    against the preset's own value."""
+    against the preset's own value; with intervals that count the overlap of the splits."""
     arms = competition.complete("tradeoff")
     if not len(arms):
         return
@@ -62,17 +62,17 @@ def table(metrics: tuple[str, ...]) -> None:
     others = {e: own.set_index("seed") for e, own in _beside(("baseline", "improved")).groupby("entrant")}
     lines, met = [], []
     for e in competition.suite().design("tradeoff")[2]:
-        own = arms[arms["entrant"] == e.name].set_index("seed")
+        own, overlap = arms[arms["entrant"] == e.name].set_index("seed"), competition.suite().overlap(e)
         line, reached = {"value": e.title}, []
         for other, name, sign, text in (goal for goal in goals if goal[0] in others):
             gap = own[name] - others[other][name]
-            line[text] = competition.points(gap)
+            line[text] = competition.points(gap, overlap, digits=3 if name == "s_past" else 2)
             reached.append(sign * gap.mean() > 0)
         whole = arms[arms["entrant"] == e.against].set_index("seed")
         line["distortion alone (nats per event)"] = f"{own['nll_per_event'].mean():.2f}"
         for metric in metrics:
             gap = (own[metric] - whole[metric]) * METRICS[metric][2]
-            line[f"{METRICS[metric][0]}, minus the preset's"] = competition.points(gap)
+            line[f"{METRICS[metric][0]}, minus the preset's"] = competition.points(gap, overlap)
         lines.append(line)
         met += [e.title] if all(reached) else []
     bookkit.table(lines)

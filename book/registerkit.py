@@ -160,15 +160,21 @@ def without(seen: tuple[int, ...]) -> None:
         ])  # fmt: skip
 
 
-def replication() -> None:
-    """The crossed factors once more on another machine: verdicts side by side, and how alike the same runs are."""
-    here = records("factorial")
+@functools.cache
+def on_another_machine() -> pd.DataFrame | None:
+    """The records of the crossed factors from another machine; None where they are not of the present code."""
     there = pd.read_csv(replicated(STUDY, STUDY.design("factorial").budget), dtype=HASHES)
     specs = [spec for spec in expand(STUDY, design="factorial") if spec.id in set(there["id"])]
-    if here is None or len(specs) < len(there):
+    return labelled(STUDY, specs, there) if len(specs) == len(there) else None
+
+
+def replication() -> None:
+    """The crossed factors once more on another machine: verdicts side by side, and how alike the same runs are."""
+    here, there, rows = records("factorial"), on_another_machine(), []
+    if here is None or there is None:
         box("No results are shown", "<p>The replication on another machine is not of the present code.</p>", "warning")
         return
-    here, there, rows = here[here["id"].isin(there["id"])], labelled(STUDY, specs, there), []
+    here = here[here["id"].isin(there["id"])]
     pair = [summary(STUDY, found, "factorial").query("primary").set_index("question") for found in (here, there)]
     for name, ours in pair[0].iterrows():
         theirs, measure = pair[1].loc[name], ours["endpoint"]
@@ -226,6 +232,14 @@ def mechanisms() -> None:
             others.append({"question": q.name, "verdict": verdict[q.name].partition(" (")[0], **seen})
     table(refuted)
     table(others)
+
+
+def starting_point() -> None:
+    """How well the baseline predicts, to which every question is added."""
+    if (found := records("add")) is not None:
+        auroc = found[found["arm"] == "reference"]["auroc"]
+        display(HTML(f"<p>The baseline, to which every question is added, has a mean AUROC of {auroc.mean():.3f} "
+                     f"(SD {auroc.std():.3f}, {len(auroc)} replicates).</p>"))  # fmt: skip
 
 
 def survival() -> None:

@@ -154,7 +154,7 @@ def paid_for_nothing(m: dict) -> Finding | None:
         return None
     evidence = f"KL {m['kl']:.2f} nats per set, but shuffling z between sets costs {_worth(m):.2f} nats"
     if m["at_floor"]:
-        evidence += f", {m['at_floor']:.0%} of the dimensions are not above the free-bits floor"
+        evidence += f", {m['at_floor']:.0%} of the dimensions are below the free-bits floor or within a tenth of it"
         remedy = "lower the KL weight, so that a dimension is kept for its use and not for the floor"
         changes = {"beta": _lower(settings["beta"])}
     elif settings["class_weight"]:

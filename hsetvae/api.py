@@ -2,8 +2,8 @@
 
 They mirror the command line.  Data: `simulate`, `read_cohort`, `write_cohort`, `load_challenge2012`, `split`.
 Settings: `Config`, `BASELINE`, `IMPROVED`, `RECOMMENDED`; what the user can put right raises `UserError`.
-`hsetvae train`: `train`, `train_baseline`; `load_run` and `load_baseline` open what they left, `fit_baselines` only
-scores.  `hsetvae evaluate`: `evaluate`, `predict`, `calibrate`, `over_hours`.
+`hsetvae train`: `train`, `train_baseline`; `load_run` and `load_baseline` open what they left, `fit_baselines`
+only gives probabilities of the test stays.  `hsetvae evaluate`: `evaluate`, `predict`, `calibrate`, `over_hours`.
 `hsetvae explain`: `explain`, `deletion`, `deletion_ratio`.
 `hsetvae diagnose`: `diagnose`, `advise`, `skill`, `write_report`.
 `hsetvae study`: `load_study`, `run_study`, `report`.

@@ -125,7 +125,11 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue a killed run.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cpu",
 ) -> None:
-    """Train one model: 60 % of the stays to learn, 20 % to select, 20 % kept for the test."""
+    """Train one model: 60 % of the stays to learn, 20 % to select, 20 % kept for the test.
+
+    With --fit or --score whole groups are kept for the test, and the rest is shared 3 : 1.  The presets logistic and
+    boosting select nothing and learn from both parts.
+    """
     from .data import split
 
     cohort = _cohort(data, outcomes)
@@ -225,6 +229,7 @@ def predict(
     run: RunArgument,
     out: Annotated[Path, typer.Option(help="CSV to write: stay, probability.")],
     data: DataOption = "simulated",
+    outcomes: OutcomesOption = None,
     until: UntilOption = None,
     calibrated: Annotated[
         bool,
@@ -237,7 +242,7 @@ def predict(
 
     from .calibration import calibrate, probabilities
 
-    loaded, cohort = _run_and_cohort(run, data, None)
+    loaded, cohort = _run_and_cohort(run, data, outcomes)
     every = np.arange(len(cohort))
     if seen := len(cohort) - len(loaded.unseen(cohort)):
         print(

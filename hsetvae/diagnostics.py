@@ -144,6 +144,8 @@ def _latents(o: Observed, config: Config) -> dict:
 
     Of one level what it adds to its prior is shuffled, and heard through all levels below: below the deepest level z
     itself also holds what was said above.  That is why `au` counts it there, and only `au_beyond_prior` and KL do not.
+    Posteriors and priors of a level are those at the posterior means of the levels above: its KL is not averaged over
+    z above, and its `mi` lacks the noise from there, so it is somewhat high.
     """
     latents, rng = o.latents, np.random.default_rng(stream(o.seed, "shuffled latents"))
     mu, prior_mu, logvar, kl = (t.numpy() for t in (latents.mu, latents.prior_mu, latents.logvar, latents.kl))

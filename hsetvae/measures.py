@@ -52,7 +52,7 @@ def collapsed(kl: np.ndarray, eps: float = 0.01, delta: float = 0.01) -> np.ndar
 
 
 def floor_shares(kl: np.ndarray, floor: float, per: str = "dimension") -> tuple[float, float]:
-    """Shares of dimensions at the free-bits floor: (not above it, parked within 10 % of it); 0, 0 without a floor.
+    """Shares of dimensions at the free-bits floor: (below it or parked, parked within 10 % of it); 0, 0 without one.
 
     kl (N, Z); `floor` in nats per dimension.  The floor acts on means over sets; with `per="level"` on the level's
     sum, so that the level as a whole sits there or does not.
@@ -112,7 +112,7 @@ def mutual_information(z: np.ndarray, mu: np.ndarray, logvar: np.ndarray) -> flo
 def debiased_cka(x: np.ndarray, y: np.ndarray) -> float:
     """Linear CKA of features x (n, p) and y (n, q) with unbiased HSIC (Song et al. 2012): 0 for independent ones.
 
-    The usual (biased) form reads 0.79 for independent features at n = 72, p = q = 256.  NaN for constant features.
+    The usual (biased) form reads 0.78 for independent features at n = 72, p = q = 256.  NaN for constant features.
     """
     k, m = _gram(x), _gram(y)
     own = _hsic(k, k) * _hsic(m, m)

@@ -56,7 +56,7 @@ def class_weight_at(config: Config, step: int, total: int) -> float:
 
 
 def floored_kl(kl: Tensor, config: Config) -> tuple[Tensor, Tensor]:
-    """KL per level after free bits (H3), and the share of it that sits at the floor.
+    """KL per level after free bits (H3), and the share of the dimensions (or levels) whose mean KL is below the floor.
 
     kl (M, L, Z) -> (L,), scalar.  The floor acts on the batch mean, per dimension or on a level's sum, and the two
     forms hold the same budget: `free_bits` nats per dimension (Kingma et al. 2016).
@@ -69,7 +69,7 @@ def floored_kl(kl: Tensor, config: Config) -> tuple[Tensor, Tensor]:
 
 
 def level_weights(config: Config, levels: int) -> Tensor:
-    """L3: (l+1)/L, so the deepest level pays in full, or 1 for every level."""
+    """L3: l/L for level l = 1 … L, so the deepest level pays in full, or 1 for every level."""
     return torch.arange(1, levels + 1) / levels if config.level_weights == "depth" else torch.ones(levels)
 
 

@@ -76,7 +76,7 @@ CLIPS = {"none": clip_none, "value": clip_value, "norm": clip_norm}
 def follow(average: nn.Module, model: nn.Module, step: int, averaging: float) -> None:
     """Move the weights of `average`, a copy, towards the model's after the update `step` (Polyak & Juditsky 1992).
 
-    By 1 − `averaging` of the way; further in the beginning, where n / (9 + n) is kept after n steps.
+    By 1 − `averaging` of the way; further in the beginning, where n / (9 + n) is kept, n being the updates before this.
     """
     kept = min(averaging, step / (9 + step))
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - kept)

@@ -63,7 +63,7 @@ class EventEmbedding(nn.Module):
     """Event (variable v, standardised value x) -> vector (D): W a(e_v + u x), or x·e_v in the product form.
 
     The sum lies inside an activation a, so that every variable has its own curve over x.  In the product form an event
-    at the mean (x = 0) vanishes.
+    at the mean (x = 0) vanishes, and a norm behind it (`norm_gelu`, `event_norm`) leaves only the sign of x.
     """
 
     def __init__(self, config: Config, variables: int) -> None:

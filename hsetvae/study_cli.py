@@ -24,6 +24,10 @@ StudyOption = Annotated[Path, typer.Option("--study", help="The declared study."
 SuiteOption = Annotated[
     str, typer.Option("--suite", help="Instead of a study: models on the same splits, for example challenge2012.")
 ]
+StudyDesignOption = Annotated[
+    str,
+    typer.Option("--design", help="A design of the study, not with --suite: factorial, add, leave, roadmap, controls."),
+]
 DesignOption = Annotated[
     str,
     typer.Option(
@@ -125,7 +129,7 @@ def study_status(
 def study_confirm(
     before: Annotated[Path, typer.Option(help="A checkout of the code before the change, which made the records.")],
     study: StudyOption = STUDY,
-    design: DesignOption = "",
+    design: StudyDesignOption = "",
     budget: BudgetOption = "",
     data: OtherDataOption = "",
     outcomes: OutcomesOption = None,

@@ -261,8 +261,8 @@ def _averages(interval: list[dict]) -> dict[str, float]:
 def _validate(model, cohort, index, standardiser, config: Config, device: str) -> dict[str, float]:
     """Validation terms; what selects is the outcome's BCE, or distortion + beta · KL + class_weight · BCE.
 
-    That is the objective without floors, regularisers and the weights of levels and of the reconstruction.  Where no
-    outcome is learned it is distortion + beta · KL.
+    That is the objective at the posterior means, without floors, regularisers, smoothed outcomes and the weights of
+    levels and of the reconstruction.  Where no outcome is learned it is distortion + beta · KL, in nats per set.
     """
     terms, logits = mean_terms(model, cohort, index, standardiser, config, device)
     outcome = cohort.outcome[index] if cohort.outcome is not None else np.full(len(index), np.nan)

@@ -58,6 +58,12 @@ def test_new_patients_get_probabilities_without_outcomes(call, own, tables, tmp_
     assert call("predict", run, *given, "--calibrated").status == 0
     log_odds = (plain.probability / (1 - plain.probability)).map(math.log)
     assert pd.read_csv(out).probability.tolist() == pytest.approx([1 / (1 + math.exp(1 - x / 2)) for x in log_odds])
+    (run / "calibration.json").unlink()
+    assert "--outcomes" in call("predict", run, *tables[:2], "--out", out, "--calibrated").err
+    with_outcomes = call("predict", run, *tables, "--out", out, "--calibrated").err
+    assert "with the outcome)" in with_outcomes and "--outcomes" not in with_outcomes, (
+        "they are given, and are looked at"
+    )
     told = call("predict", run, *tables[:2], "--out", out)
     assert "the run has learned from, or was selected on, 32 of these 40 stays: what it says" in told.err
 

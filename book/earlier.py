@@ -1,0 +1,103 @@
+"""What was judged and scored before the present declaration and preset, so that nobody takes these for the first.
+
+No code here makes these records any more; the column *commit* says where in the history of the repository they were
+published.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+
+import competition
+import pandas as pd
+import registerkit
+from bookkit import STUDY, table
+from challenge import RESULTS
+from IPython.display import HTML, display
+
+from hsetvae.study import summary
+from hsetvae.verdicts import verdicts
+
+MEASURES = {"auroc": "AUROC", "auprc": "AUPRC", "auroc_12h": "AUROC at 12 hours"}  # of presets
+
+
+@functools.cache
+def _judged() -> pd.DataFrame:
+    """Verdicts at earlier scales: published, commit, design, question, verdict, effect, n, data, now, effect_now."""
+    now = verdicts(STUDY)
+    now = now[now["data"].str.startswith("simulated")]
+    judged = now["judged by"].str.partition(", ")
+    now = pd.DataFrame({"question": judged[0], "design": judged[2], "now": now["verdict"], "effect_now": now["effect"]})
+    earlier = pd.read_csv(STUDY.folder / "results" / "earlier_verdicts.csv")
+    return earlier.merge(now.drop_duplicates(["question", "design"]), on=["question", "design"])
+
+
+def _kind(verdict: str) -> str:
+    """A verdict without what it says of n and of what could have been seen."""
+    return verdict.partition(" (")[0].partition(" at n=")[0]
+
+
+def factors() -> None:
+    """The crossed factors at every scale at which they were judged."""
+    found = _judged().query("design == 'factorial'").sort_values(["question", "published"], kind="stable")
+    lines = []
+    for question, rows in found.groupby("question", sort=False):
+        for row in rows.itertuples():
+            lines.append({"question": question, "published": f"{row.published} ({row.commit})", "data": row.data,
+                          "effect [95 %]": row.effect, "n": row.n, "verdict": _kind(row.verdict)})  # fmt: skip
+        lines.append({"question": question, "published": "present", "data": "as declared", "n": "",
+                      "effect [95 %]": rows["effect_now"].iloc[0], "verdict": _kind(rows["now"].iloc[0])})  # fmt: skip
+    table(lines)
+
+
+def elsewhere() -> None:
+    """The verdict on each crossed factor beside those on the same question in other surroundings."""
+    judged = _judged().query("design == 'factorial'")
+    real = {f"on {name}": STUDY.on(other.source) for name, other in STUDY.tables.items()}
+    places = {
+        "crossed": (STUDY, "factorial", registerkit.records("factorial")),
+        "alone, added to the baseline": (STUDY, "add", registerkit.records("add")),
+        "crossed on another machine": (STUDY, "factorial", registerkit.on_another_machine()),
+        **{place: (study, "factorial", registerkit.records("factorial", study)) for place, study in real.items()},
+    }
+    found = {place: summary(study, made, design).query("primary").set_index("question")["verdict"]
+             for place, (study, design, made) in places.items() if made is not None}  # fmt: skip
+    lines = []
+    for question in STUDY.factorial:
+        line = {"question": question, **{place: _kind(verdict[question]) for place, verdict in found.items()}}
+        suites = judged[judged["question"] == question]["verdict"].map(_kind).value_counts(sort=False)
+        line["at earlier scales"] = ", ".join(f"{verdict} ({n})" for verdict, n in suites.items())
+        lines.append(line)
+    table(lines)
+
+
+def alone() -> None:
+    """Every question that was added alone at an earlier scale, where its verdict is another one now."""
+    found = _judged().query("design == 'add'")
+    other = found[found["verdict"].map(_kind) != found["now"].map(_kind)]
+    first = found.iloc[0]
+    display(HTML(
+        f"<p>Published {first['published']} ({first['commit']}; {html.escape(first['data'])}): {len(found)} questions "
+        f"that are judged now were judged then, and {len(found) - len(other)} of them alike. The others:</p>"
+    ))  # fmt: skip
+    table([{"question": row.question, "then": _kind(row.verdict), "effect then": row.effect, "now": _kind(row.now),
+            "effect now": row.effect_now} for row in other.itertuples()])  # fmt: skip
+
+
+def presets() -> None:
+    """The recommended presets that were scored on the test stays, in their order, and the present one."""
+    old = pd.read_csv(RESULTS / "challenge2012_earlier.csv")
+    columns = ["entrant", "seed", "parameters", *MEASURES]
+    now = competition.rows().query("entrant in ('recommended', 'boosting')")[columns]
+    parts = [(f"{when} ({commit})", rows) for (when, commit), rows in old.groupby(["published", "commit"])]
+    lines = []
+    for name, rows in [*parts, ("present", now)]:
+        values = rows.pivot(index="seed", columns="entrant", values=list(MEASURES))
+        own = rows[rows["entrant"] == "recommended"]
+        line = {"preset, published": name, "parameters": f"{own['parameters'].iloc[0]:,.0f}", "splits": len(own)}
+        for measure, title in MEASURES.items():
+            d = 100 * (values[measure]["recommended"] - values[measure]["boosting"])
+            line[f"{title}, minus boosting's [95 %]"] = competition.points(d, competition.overlap())
+        lines.append(line)
+    table(lines)
