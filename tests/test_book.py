@@ -132,7 +132,7 @@ def shown(monkeypatch) -> list[str]:
     """The HTML that helpers of the book display."""
     monkeypatch.syspath_prepend(str(ROOT / "book"))
     pieces = []
-    for name in ("bookkit", "competition", "competition_ladder", "competition_tradeoff", "explorer"):
+    for name in ("bookkit", "competition", "competition_ladder", "competition_tradeoff", "earlier", "explorer"):
         monkeypatch.setattr(f"{name}.display", lambda piece: pieces.append(piece.data))
     return pieces
 
@@ -210,14 +210,43 @@ def test_a_lead_is_the_mean_difference_on_the_same_splits(shown, monkeypatch):
         "-10.00",
         "+10.00",
         "-20.00",
-        "1",
+        "1 of 1",
         "the others",
         "AUROC",
         "+0.00",
         "+0.00",
         "+0.00",
-        "1",
+        "0 of 1",
     ]
+
+
+def test_a_lone_interval_counts_the_overlap_of_the_splits(shown):
+    import competition
+
+    d = pd.Series([0.0, 1.0, 2.0, 3.0, None])
+    narrow, wide = (
+        [float(bound) for bound in re.findall(r"[+-][\d.]+", competition.points(d, overlap))] for overlap in (0, 0.25)
+    )
+    assert narrow[0] == wide[0] == 1.5
+    assert wide[2] - 1.5 == pytest.approx(2**0.5 * (narrow[2] - 1.5), abs=0.02), "1/n + 1/4 is twice 1/4"
+    assert competition.points(pd.Series([0.125]), digits=3) == "+0.125" and competition.points(pd.Series([])) == "–"
+
+
+def test_what_was_judged_earlier_stands_beside_what_is_judged_now(shown, monkeypatch):
+    import earlier
+
+    tables = []
+    monkeypatch.setattr(earlier, "table", lambda rows: tables.append(pd.DataFrame(rows)))
+    now = pd.read_csv(ROOT / "ablations" / "results" / "verdicts.csv").set_index("judged by")["effect"]
+    earlier.factors()
+    for question, rows in tables[-1].groupby("question"):
+        assert rows["published"].iloc[-1] == "present" and rows["published"].is_monotonic_increasing
+        assert rows["effect [95 %]"].iloc[-1] in set(now[f"{question}, factorial"])
+    earlier.alone()
+    changed = tables[-1]
+    assert len(changed) and (changed["then"] != changed["now"]).all()
+    earlier.presets()
+    assert tables[-1]["preset, published"].iloc[-1] == "present"
 
 
 @pytest.mark.parametrize("bound, said", [(-0.5, "Both goals are met, on average, by beta 4.0"), (0.5, "No value")])
@@ -246,7 +275,7 @@ def test_each_kl_weight_is_set_against_the_goals_and_against_the_preset(shown, m
     monkeypatch.setattr(competition, "rows", lambda design="table": rows[rows["design"] == design])
     competition_tradeoff.table(("auroc",))
     cells = re.findall(r"<td>(.*?)</td>", shown[-2])
-    assert [c.split()[0] for c in cells[-4:]] == ["+0.10", f"{bound:+.2f}", f"{bound - 1:.2f}", "-10.00"]
+    assert [c.split()[0] for c in cells[-4:]] == ["+0.100", f"{bound:+.2f}", f"{bound - 1:.2f}", "-10.00"]
     assert cells[2 * 5 + 4] == "–" and cells[4].startswith("+0.00"), "the preset is not compared with itself"
     assert said in shown[-1]
 
