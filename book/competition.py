@@ -236,12 +236,14 @@ def account(calibrated: float = 0.015, active: float = 0.5) -> None:
         lines = []
         for goal, margin in asked:
             d = margin.dropna()
-            inner, wide = (t_interval(d, overlap=counted) for counted in (0, overlap()))
+            inner, wide = (t_interval(d, overlap=shared_stays) for shared_stays in (0, overlap()))
             said = "reached" if inner[0] > 0 else "missed" if inner[1] < 0 else "not decided by so many splits"
             said += ONLY if (inner[0] > 0 or inner[1] < 0) and wide[0] < 0 < wide[1] else ""
             said = "–" if goal == IF_TRUE else said if len(d) > 2 else "too few splits yet"
-            lines.append({"asked for": goal, "margin [95 %]": points(margin, digits=3 if "S_past" in goal else 2),
-                          "[95 %], overlap counted": f"[{wide[0]:+.2f}, {wide[1]:+.2f}]" if len(d) > 1 else "–",
+            digits = 3 if "S_past" in goal else 2
+            counted = f"[{wide[0]:+.{digits}f}, {wide[1]:+.{digits}f}]" if len(d) > 1 else "–"
+            lines.append({"asked for": goal, "margin [95 %]": points(margin, digits=digits),
+                          "[95 %], overlap counted": counted,
                           "splits": len(d),
                           "so it is": said})  # fmt: skip
         bookkit.table(lines)
@@ -266,8 +268,8 @@ def missing(metrics: tuple[str, ...]) -> None:
             for m in metrics:
                 first, *second = (difference(m, *pair, design) * METRICS[m][2] for pair in pairs)
                 d = (first - second[0] if second else first).dropna()
-                line |= {METRICS[m][0]: points(d, counted), "splits": len(d)}
-            lines.append(line)
+                line |= {METRICS[m][0]: points(d, counted)}
+            lines.append(line | {"splits": len(d)})
         bookkit.table(lines)
 
 

@@ -24,13 +24,13 @@ MEASURES = {"auroc": "AUROC", "auprc": "AUPRC", "auroc_12h": "AUROC at 12 hours"
 
 @functools.cache
 def _judged() -> pd.DataFrame:
-    """Verdicts at earlier scales: published, commit, design, question, verdict, effect, n, data, now, effect_now."""
-    now = verdicts(STUDY)
-    now = now[now["data"].str.startswith("simulated")]
-    judged = now["judged by"].str.partition(", ")
-    now = pd.DataFrame({"question": judged[0], "design": judged[2], "now": now["verdict"], "effect_now": now["effect"]})
+    """Verdicts at earlier scales: published, commit, design, question, verdict, effect, n, data; verdict, effect and n
+    of now."""
+    now = verdicts(STUDY).rename(columns={"verdict": "now", "effect": "effect_now", "n": "n_now"})
+    now = now[now["data"].str.startswith("simulated")].drop_duplicates("judged by")
+    now[["question", "design"]] = now["judged by"].str.split(", ", expand=True)
     earlier = pd.read_csv(STUDY.folder / "results" / "earlier_verdicts.csv")
-    return earlier.merge(now.drop_duplicates(["question", "design"]), on=["question", "design"])
+    return earlier.merge(now[["question", "design", "now", "effect_now", "n_now"]], on=["question", "design"])
 
 
 def _kind(verdict: str) -> str:
@@ -46,7 +46,7 @@ def factors() -> None:
         for row in rows.itertuples():
             lines.append({"question": question, "published": f"{row.published} ({row.commit})", "data": row.data,
                           "effect [95 %]": row.effect, "n": row.n, "verdict": _kind(row.verdict)})  # fmt: skip
-        lines.append({"question": question, "published": "present", "data": "as declared", "n": "",
+        lines.append({"question": question, "published": "present", "data": "as declared", "n": rows["n_now"].iloc[0],
                       "effect [95 %]": rows["effect_now"].iloc[0], "verdict": _kind(rows["now"].iloc[0])})  # fmt: skip
     table(lines)
 
