@@ -91,13 +91,13 @@ def provenance(what: str = "Computed while this book was built") -> None:
     display(HTML(f'<p class="provenance">{what}: {" · ".join(facts)}.</p>'))
 
 
-def untrained(config: Config, stays: int, seed: int = 0):
+def untrained(config: Config, stays: int):
     """A batch of simulated stays and a model that has never been trained."""
-    cohort = simulate(stays=stays, seed=seed).cohort
-    every = split(cohort, seed).train
+    cohort = simulate(stays=stays).cohort
+    every = split(cohort, 0).train
     batch = collate(cohort, every, Standardiser.fit(cohort, every), config.max_sets)
     model = HSetVAE(config, len(cohort.variables))
-    initialise(model, config, stream(seed, "book"))
+    initialise(model, config, stream(0, "book"))
     return batch, model.eval()
 
 
@@ -189,7 +189,7 @@ def findings(budget: str = BUDGET) -> None:
     box("How far these models get", f"<p>{how_far(records(budget), STUDY.data | STUDY.budget(budget))}</p>")
 
 
-def declaration(budget: str = BUDGET) -> None:
+def declaration() -> None:
     """The questions and endpoints as they are declared."""
     table([
         {"question": q.name, "reference": settings_text(q.reference), "changed": settings_text(q.changed),
@@ -201,7 +201,7 @@ def declaration(budget: str = BUDGET) -> None:
         {"endpoint": e.name, "family": e.family, "what it is": e.text, "unit": e.unit} for e in STUDY.endpoints.values()
     ])  # fmt: skip
     shared = settings_text(STUDY.settings | STUDY.design().settings)
-    body = f"<p>Preset {STUDY.preset} with {html.escape(shared)}; {STUDY.budgets[budget]['replicates']} "
+    body = f"<p>Preset {STUDY.preset} with {html.escape(shared)}; {STUDY.budgets[BUDGET]['replicates']} "
     body += f"replicates, each of which {html.escape(a_replicate())}.</p>"
     box("Shared by all arms", body)
 

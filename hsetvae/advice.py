@@ -38,7 +38,8 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Advice:
-    """One piece of advice; rank 1 comes first.  `command` trains the same run with the remedy and nothing else.
+    """One piece of advice; rank 1 comes first.  `command` trains the same run with the remedy and nothing else,
+    if `--outcomes`, `--fit` and `--score` are added where the run had them.
 
     Where no remedy is known, both are empty.
     """

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ DECLARED = TABLES | {
 DATA = {"source": str, "outcomes": str, "stays": int, "shares": tuple[float, float, float]}
 BUDGET = {"replicates": int, "stays": int, "settings": dict[str, Any]}
 SHARES = (0.6, 0.2, 0.2)  # to learn from, to select, to test, where a study names none: those of run.ipynb
+MADE_OF = {"factorial": "factorial", "leave": "path", "roadmap": "path"}  # design -> the list that its arms are made of
 AT_MOST_ONE = {"auroc", "auprc", "accuracy", "brier", "au_ratio", "diverged"}
 AT_LEAST_NOTHING = AT_MOST_ONE | {"mi", "kl_per_set", "mean_sigma", "s_past", "gradient_jump"}
 
@@ -196,6 +198,8 @@ def load_study(
     `data` (an event table) and `outcomes` put another data set in the place of the declared one.
     """
     path = Path(path)
+    if outcomes and not data:
+        raise UserError(f"--outcomes {outcomes} belongs to another table of events: name it, too, with --data")
     for file in (data, outcomes):
         if file and not Path(file).is_file():
             folder = f"{file} is a folder: a study reads one file of events"
@@ -261,9 +265,19 @@ def _all(kind, path: Path, name: str, declared: dict) -> dict:
     return {one: made(kind, f"{path}, [{name}.{one}]", one, table) for one, table in _table(declared, name)}
 
 
+def check_shares(where: str, shares: Sequence[float]) -> None:
+    """UserError unless these are the three shares of a split."""
+    if len(shares) != 3 or any(s <= 0 for s in shares) or not math.isclose(sum(shares), 1):
+        what = "to learn from, to select and to test"
+        raise UserError(f"{where}: shares must be three numbers above 0 that add up to 1, {what}; they are {shares}")
+
+
 def _check(study: Study, path: Path) -> None:
     if not study.designs:
         raise UserError(f"{path} declares no design: add a table such as [designs.add] with its budget")
+    for design, listed in MADE_OF.items():
+        if design in study.designs and not getattr(study, listed):
+            raise UserError(f"{path}: [designs.{design}] has no arms, because {listed} names no question")
     for listed in ("factorial", "path"):
         for name in getattr(study, listed):
             if name not in study.questions:
@@ -290,12 +304,7 @@ def _check(study: Study, path: Path) -> None:
     for e in study.endpoints.values():
         if not e.delta > 0:
             raise UserError(f"{path}, [endpoints.{e.name}]: delta must be above 0, it is {e.delta}")
-    shares = study.data.get("shares", SHARES)
-    if len(shares) != 3 or any(s <= 0 for s in shares) or not math.isclose(sum(shares), 1):
-        what = "to learn from, to select and to test"
-        raise UserError(
-            f"{path}, [data]: shares must be three numbers above 0 that add up to 1, {what}; they are {shares}"
-        )
+    check_shares(f"{path}, [data]", study.data.get("shares", SHARES))
     if "source" not in study.data:
         raise UserError(f'{path}, [data] lacks source: "simulated", or the path of an event table')
     for name, facts in study.budgets.items():

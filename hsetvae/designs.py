@@ -260,6 +260,10 @@ def _trees_hash(trees: list[ast.Module], cells: list[str]) -> str:
 
 
 def _dumped(tree: ast.AST) -> str:
-    """`ast.dump` in the words of Python 3.11: 3.12 added `type_params` to functions, 3.13 leaves out empty lists."""
+    """`ast.dump` in the words of Python 3.11: 3.12 added `type_params` to functions, and its first releases an empty
+    text beside a format that is computed; 3.13 leaves out empty lists."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            node.values = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
     shown = {"show_empty": True} if sys.version_info >= (3, 13) else {}
     return ast.dump(tree, **shown).replace(", type_params=[]", "")

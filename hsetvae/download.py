@@ -18,6 +18,7 @@ from .files import write_atomically
 
 CHECKSUMS = "SHA256SUMS"  # beside the files, in the format of sha256sum
 CHUNK = 1 << 16  # bytes
+ASKS_TO_WAIT = (408, 429)  # too slow, too many: the server wants to be asked again
 PATIENCE = 5  # attempts in a row without a new byte
 WAIT = 1.0  # seconds after the first such attempt, then 3, 7 ...; none after an attempt that brought bytes
 
@@ -41,7 +42,7 @@ def fetch(url: str, path: Path, progress: bool = True, wait: float = WAIT) -> No
             except urllib.error.HTTPError as problem:
                 if problem.code == 416 and have:  # more bytes here than there: not a part of this file
                     partial.unlink()
-                elif problem.code < 500:
+                elif problem.code < 500 and problem.code not in ASKS_TO_WAIT:
                     raise UserError(
                         f"{url}: the server answers {problem.code} {problem.reason}: check the address"
                     ) from None

@@ -23,11 +23,12 @@ from .config import UserError
 from .progress import Progress
 
 Job = dict[str, Any]  # plain values; job["facts"]["id"] is its own
+WORKER = "distributed.nanny.pre-spawn-environ"  # variables of the processes that Dask starts
 DASK = {
     # its own makes workers give back every freed block at once (MALLOC_TRIM_THRESHOLD_), which costs a training step an
     # eighth of its time; the number of threads is set below.  A worker that is stopped in the middle of a run would
     # complain in the terminal: what a job has to say is in its result
-    "distributed.nanny.pre-spawn-environ": {"DASK_LOGGING__DISTRIBUTED": "critical"},
+    WORKER: {"DASK_LOGGING__DISTRIBUTED": "critical"},
     # a job takes seconds to hours: looking at itself a hundred times a second costs more than it tells
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s",
@@ -66,10 +67,9 @@ def run_jobs(
     """
     if not jobs:
         return
-    # before any worker starts: two processes with default threads each are ten times slower than with one each
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-    os.environ["TQDM_DISABLE"] = "1"
-    with dask.config.set(DASK):
+    # two processes with default threads each are ten times slower than with one each; the caller's own number wins
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    with dask.config.set(DASK), dask.config.set({f"{WORKER}.OMP_NUM_THREADS": threads, f"{WORKER}.TQDM_DISABLE": "1"}):
         with _deaf_to_interrupts():
             cluster = scheduler or LocalCluster(
                 n_workers=min(workers, len(jobs)), threads_per_worker=1, processes=True, host="127.0.0.1",

@@ -10,7 +10,7 @@ from typing import Any
 
 from .config import PRESETS, UserError, nearest
 from .entrants import KINDS
-from .toml import checked, made
+from .toml import all_of, made
 
 AVERAGE = "average"  # the kind of an entrant without a run of its own: the mean of the probabilities of others
 CORE = "core"  # the model of a ladder without all of its ingredients
@@ -57,6 +57,8 @@ def entrant(path: Path, name: str, table: dict) -> Entrant:
         raise UserError(
             f'{where}: kind "{entrant.kind}" is not one of {", ".join(kinds)}{nearest(entrant.kind, kinds)}'
         )
+    if not 0 < entrant.share <= 1:
+        raise UserError(f"{where}: share is above 0 and at most 1, and here it is {entrant.share}")
     if entrant.refit and entrant.kind != "model":
         raise UserError(f"{where}: refit is for models; a simple model always learns from validation stays, too")
     if entrant.kind == "model":
@@ -90,7 +92,7 @@ def ladder(path: Path, ladder: dict, table: tuple[Entrant, ...]) -> tuple[Entran
     whole, off = _whole(path, "ladder", ladder["whole"], table), {}
     present = _config(path, whole)
     for name, ingredient in ladder["ingredients"].items():
-        checked(f"{path}, [ladder.ingredients.{name}]", ingredient, INGREDIENT)
+        all_of(f"{path}, [ladder.ingredients.{name}]", ingredient, INGREDIENT)
         arm = dataclasses.replace(
             whole, name=f"[ladder.ingredients.{name}]", settings=whole.settings | ingredient["off"]
         )
@@ -140,6 +142,8 @@ def tradeoff(path: Path, tradeoff: dict, table: tuple[Entrant, ...]) -> tuple[En
 def curve(path: Path, curve: dict, table: tuple[Entrant, ...]) -> tuple[Entrant, ...]:
     """Some entrants at several shares of the stays, each compared at its share with the first of them."""
     found = {e.name: e for e in table}
+    if not curve["entrants"]:
+        raise UserError(f"{path}, [curve]: entrants are empty: name one at least")
     if unknown := [name for name in curve["entrants"] if name not in found]:
         raise UserError(f'{path}, [curve]: there is no entrant "{unknown[0]}"{nearest(unknown[0], found)}')
     if wrong := [share for share in curve["shares"] if not 0 < share <= 1]:

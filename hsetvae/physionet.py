@@ -13,6 +13,7 @@ import math
 import os
 import re
 import tarfile
+import urllib.parse
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -103,8 +104,9 @@ def load_challenge2012(
     """Stays of the given sets; `cohort.group` is the letter of the set, the outcome is in-hospital death.
 
     `source` is a folder with set-a.tar.gz, Outcomes-a.txt ... or the https address of one, whose files are then kept
-    in `cache` (default: the user's cache folder); interrupted downloads are continued.  ICUType, a category, becomes
-    the variables ICUType1 to ICUType4 with value 1.  `clean=False` keeps every value as it was typed.
+    in `cache` (default: the user's cache folder), in a folder there unless it is SOURCE; interrupted downloads are
+    continued.  ICUType, a category, becomes the variables ICUType1 to ICUType4 with value 1.  `clean=False` keeps every
+    value as it was typed.
     Raises UserError for an unknown set, a missing, damaged or changed file, a row that is no event.
     """
     for letter in sets:
@@ -168,12 +170,14 @@ def _folder(source: str | os.PathLike, sets: Sequence[str], progress: bool, cach
     if remote:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = Path(cache) if cache else home / "hsetvae" / "physionet2012"
+        if (source := os.fspath(source).rstrip("/")) != SOURCE.rstrip("/"):  # what another one has may be other files
+            folder /= urllib.parse.quote(source, safe="")
     else:
         folder = Path(source)
     for letter in sets:
         for name in (f"set-{letter}.tar.gz", f"Outcomes-{letter}.txt"):
             if remote and not (folder / name).exists():
-                fetch(f"{os.fspath(source).rstrip('/')}/{name}", folder / name, progress)
+                fetch(f"{source}/{name}", folder / name, progress)
             if not (folder / name).is_file():
                 raise UserError(f"{folder} has no {name}: give a folder that has it, or --source {SOURCE}")
             check(folder / name)

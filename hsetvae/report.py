@@ -103,7 +103,7 @@ def _advice(measures: dict) -> str:
         for a in advice
     ]
     needs = (
-        "A command trains the same run with one change; add `--outcomes FILE` where outcomes have a table of their own."
+        "A command trains the same run with one change; add `--outcomes`, `--fit` and `--score` where the run had them."
     )
     return "\n\n".join([needs, *told])
 

@@ -18,7 +18,7 @@ from .calibration import Calibrator, expected_ece
 from .challenge import best_threshold, event1, hosmer_lemeshow
 from .config import UserError
 from .files import write_atomically
-from .lineup import AVERAGE, Entrant
+from .lineup import AVERAGE
 from .readme import markdown, renewed
 from .statistics import ALPHA, ONLY, Comparison, compare, detectable, t_interval, widening
 from .study import as_published, csv_of, each_once
@@ -109,7 +109,7 @@ def rows_of(suite: Suite, design: str = "") -> pd.DataFrame:
         for seed in range(splits):
             parts = [(name, seed) for name in e.of]
             if all(part in kept for part in parts):
-                rows.append(_row(design, e.name, _average_record(e, [costs[part] for part in parts]),
+                rows.append(_row(design, e.name, _average_record([costs[part] for part in parts]),
                                  averaged([kept[part] for part in parts])))  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -119,7 +119,7 @@ def _row(design: str, entrant: str, record: dict, kept: Probabilities | None) ->
     return {"design": design, "entrant": entrant, **record, **found}
 
 
-def _average_record(entrant: Entrant, parts: list[dict]) -> dict:
+def _average_record(parts: list[dict]) -> dict:
     """The record of an average: what its parts cost together."""
     cost = {name: sum(part.get(name) or math.nan for part in parts) for name in ("seconds", "seconds_training")}
     rate = 1 / sum(1 / part["stays_per_second"] for part in parts)

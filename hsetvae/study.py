@@ -47,11 +47,11 @@ def runs_folder(study: Study) -> Path:
 
 def ended_record(folder: Path) -> dict[str, Any] | None:
     """The record of a run that need not run again: a finished one, or one that diverged and would diverge again."""
-    record = _read(folder)
+    record = read_record(folder)
     return record if record and _ended(record) else None
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
+def read_record(folder: Path) -> dict[str, Any] | None:
     """The record of a run; None where there is none that can be read: the run is made again."""
     try:
         return json.loads((folder / "record.json").read_text())
@@ -81,7 +81,7 @@ def records_of(study: Study, ids: Sequence[str]) -> pd.DataFrame:
     """The records of some runs that have ended on this machine, each once."""
     rows = []
     for name in dict.fromkeys(ids):
-        if record := _read(runs_folder(study) / name):
+        if record := read_record(runs_folder(study) / name):
             rows.append(record)
     return pd.DataFrame(rows)
 

@@ -6,6 +6,7 @@ Imports that cost seconds happen inside the commands.
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -152,7 +153,9 @@ def study_confirm(
     for words in found.differences:
         print(f"not the same: {words}")
     if found.differences:
-        print("their records are stale: run them again, `hsetvae study run --published`")
+        which = f" --suite {suite}" * bool(suite) + f" --design {design}" * bool(design)
+        which += f" --data {shlex.quote(data)}" * bool(data)
+        print(f"their records are stale: run them again, `hsetvae study run{which} --published`")
         raise typer.Exit(1)
 
 

@@ -23,14 +23,14 @@ import pandas as pd
 from . import lineup
 from .config import PRESETS, Config, UserError, nearest
 from .data import split
-from .declaration import content_hash
+from .declaration import check_shares, content_hash
 from .designs import file_hash, modules_hash, refuse_other_code
 from .entrants import KINDS, compete, fewer, known_stays
 from .files import write_atomically
 from .jobs import host_facts, reachable, run_jobs
 from .lineup import AVERAGE, Entrant
-from .study import HASHES, each_once, ended_record, published_ids, runs_folder
-from .toml import checked, read_toml
+from .study import HASHES, each_once, ended_record, published_ids, read_record, runs_folder
+from .toml import all_of, checked, read_toml
 
 PLACE = ["design", "entrant", "seed", "status"]  # where a published row belongs
 LOADED = [modules_hash(kind.modules) for kind in KINDS.values()]  # of the code as it is loaded: `refuse_other_code`
@@ -80,7 +80,7 @@ def load_suite(name: str, data: str = "", outcomes: str | os.PathLike | None = N
     try:
         declared = checked(str(path), read_toml(path), lineup.DECLARED)
         for name in lineup.DESIGNS.keys() & declared.keys():
-            declared[name] = checked(f"{path}, [{name}]", declared[name], lineup.DESIGNS[name])
+            declared[name] = all_of(f"{path}, [{name}]", declared[name], lineup.DESIGNS[name])
         entrants = [lineup.entrant(path, name, table) for name, table in declared["entrants"].items()]
         against, folder = declared["against"], path.resolve().parent
         table = tuple(dataclasses.replace(e, against=e.against or against * (e.name != against)) for e in entrants)
@@ -98,6 +98,7 @@ def load_suite(name: str, data: str = "", outcomes: str | os.PathLike | None = N
         )  # fmt: skip
     except KeyError as error:
         raise UserError(f"{path} lacks the entry {error}") from None
+    check_shares(str(path), suite.shares)
     for design, (splits, entrants) in designs.items():
         if splits < 1:
             raise UserError(f"{path}: design {design} has {splits} splits, and needs one at least")
@@ -177,6 +178,7 @@ def execute(job: dict[str, Any]) -> dict[str, Any]:
         np.savez_compressed(buffer, **kept)
         write_atomically(folder / "probabilities.npz", buffer.getvalue())
         found = {**result.facts, "peak_mib": round(peak), "train_stays": len(parts.train)}
+        (folder / "error.txt").unlink(missing_ok=True)  # of an earlier try
     except Exception as problem:  # whatever a library raises is the result of this entrant, and the others go on
         error = f"{type(problem).__name__}: {problem}".splitlines()[0]
         write_atomically(folder / "error.txt", traceback.format_exc().encode())
@@ -243,8 +245,7 @@ def span(seconds: float) -> str:
 
 def record_of(job: dict) -> dict[str, Any] | None:
     """The record of a job that has ended, well or not."""
-    path = Path(job["out"]) / "record.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    return read_record(Path(job["out"]))
 
 
 def published(suite: Suite) -> Path:

@@ -10,6 +10,7 @@ import atexit
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -187,7 +188,8 @@ def describe_run(study: Study, budget: str, design: str, index: int) -> str:
         f"common    {json.dumps({n: v for n, (v, _) in study.config(design, budget).differences(Config()).items()})}",
         f"data      {json.dumps(spec.data)}",
         f"make it   hsetvae study run{study.options} --design {design} --budget {budget} --index {index}",
-        f"or        papermill {study.notebook.name} out.ipynb -y '{json.dumps(job['parameters'])}'",
+        f"or        papermill {shlex.quote(os.path.relpath(study.notebook))} out.ipynb "
+        f"-y {shlex.quote(json.dumps(job['parameters']))}",
     ]
     return "\n".join(lines)
 

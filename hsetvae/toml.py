@@ -41,15 +41,26 @@ def checked(where: str, table: Any, kinds: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def all_of(where: str, table: Any, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """`checked`, and a UserError for a key that is lacking."""
+    values = checked(where, table, kinds)
+    _refuse_lacking(where, [key for key in kinds if key not in values])
+    return values
+
+
 def made(kind, where: str, name: str, table: Any):
     """A dataclass from a table of TOML; UserError as in `checked`, and for a key that is lacking."""
     hints = typing.get_type_hints(kind)
     fields = {f.name: hints[f.name] for f in dataclasses.fields(kind) if f.name != "name"}
     values = checked(where, table, fields)
     lacking = [f.name for f in dataclasses.fields(kind) if f.name in fields.keys() - values.keys() and _required(f)]
+    _refuse_lacking(where, lacking)
+    return kind(name=name, **values)
+
+
+def _refuse_lacking(where: str, lacking: list[str]) -> None:
     if lacking:
         raise UserError(f"{where} lacks {', '.join(lacking)}")
-    return kind(name=name, **values)
 
 
 def _required(f: dataclasses.Field) -> bool:

@@ -74,7 +74,7 @@ def test_every_rule_has_its_case():
 
 
 @pytest.mark.parametrize("rule", SICK)
-def test_a_rule_speaks_in_its_case_and_its_command_changes_what_it_says(rule, tmp_path):
+def test_a_rule_speaks_in_its_case_and_its_command_changes_what_it_says(rule):
     changes, turned = SICK[rule]
     sick = with_changes(HEALTHY, changes)
     assert [a.rule for a in advise(sick)] == [rule]

@@ -75,7 +75,7 @@ def test_facts_about_the_wrong_ones_are_means_of_last_values_over_enough_stays(s
     assert found.loc[name, "these"] == pytest.approx(np.mean(last))
 
 
-def test_a_run_is_recorded_for_the_page_and_recorded_again_replaces_itself(script, challenge, small_run, tmp_path):
+def test_a_run_is_recorded_for_the_page_and_recorded_again_replaces_itself(script, small_run, tmp_path):
     run, cohort, parts = small_run
     write_cohort(cohort, tmp_path / "table.parquet")
     for _ in range(2):

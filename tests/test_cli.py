@@ -219,7 +219,7 @@ def test_a_wrong_turn_is_answered_in_words_and_leaves_nothing_behind(case, call,
     assert "Traceback" not in ended.err and not (tmp_path / "new").exists() and sorted(own.rglob("*")) == before
 
 
-def test_a_run_of_other_variables_is_refused_and_not_scored(call, own, tables, tmp_path):
+def test_a_run_of_other_variables_is_refused_and_not_scored(call, own, tmp_path):
     table = pd.read_csv(own / "events.csv")
     table.assign(variable="my " + table.variable).to_csv(tmp_path / "events.csv", index=False)
     mine = ["--data", tmp_path / "events.csv", "--outcomes", own / "outcomes.csv"]

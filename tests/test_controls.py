@@ -72,7 +72,7 @@ def test_arms_that_differ_in_pooling_share_initialisation_noise_dropout_and_batc
             assert torch.equal(getattr(other["first"], name), getattr(mean["first"], name)), name
 
 
-def test_replicates_share_neither_split_nor_order_nor_noise(cohort):
+def test_replicates_do_not_share_their_split(cohort):
     parts = [set(split(cohort, replicate).test) for replicate in range(4)]
     assert all(a != b for i, a in enumerate(parts) for b in parts[:i])
 

@@ -117,7 +117,7 @@ def test_measures_are_json_the_same_twice_and_of_the_stays_asked_for(small_run, 
     assert diagnose(run, cohort) == again, "without an index: the stays that the run has not seen"
 
 
-def test_a_diagnosis_leaves_the_run_as_it_was(small_run, measures):
+def test_a_diagnosis_leaves_the_run_as_it_was(small_run):
     run, cohort, parts = small_run
     before = copy.deepcopy(run.model.state_dict())
     diagnose(run, cohort, parts.test)

@@ -59,7 +59,7 @@ def shuffled(cohort, path) -> None:
 
 
 @pytest.mark.parametrize("form", ["one file", "folder", "shuffled CSV"])
-def test_a_mapped_table_is_the_table_in_memory(form, plain, tmp_path, monkeypatch, request):
+def test_a_mapped_table_is_the_table_in_memory(form, plain, tmp_path, request):
     path = tmp_path / {"one file": "t.parquet", "folder": "t", "shuffled CSV": "t.csv"}[form]
     if form == "shuffled CSV":
         shuffled(plain, path)

@@ -301,7 +301,7 @@ def test_every_parameter_gets_a_gradient_within_three_steps(name, cohort, standa
     assert {n for n, _ in model.named_parameters()} - touched == set()
 
 
-def test_targets_of_the_set_distances_do_not_move(cohort, standardiser):
+def test_targets_of_the_set_distances_do_not_move(cohort):
     model = HSetVAE(VARIANTS["reference"], len(cohort.variables))
     assert "decoders.current.directions" not in dict(model.named_parameters())
     lengths = model.decoders["current"].directions.norm(dim=-1)

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import http.server
 import io
+import shutil
 import tarfile
 import threading
 
@@ -161,11 +162,11 @@ def test_damaged_or_missing_files_are_named(folder):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves a folder, with ranges; the first `cuts` answers end half-way."""
+    """Serves a folder, with ranges; asks to `wait` so many times, and the first `cuts` answers end half-way."""
 
-    def __init__(self, folder, cuts=0, ranges=True):
+    def __init__(self, folder, cuts=0, ranges=True, wait=0):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.folder, self.cuts, self.ranges, self.seen = folder, cuts, ranges, []
+        self.folder, self.cuts, self.ranges, self.wait, self.seen = folder, cuts, ranges, wait, []
 
     @property
     def address(self):
@@ -177,6 +178,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         path = self.server.folder / self.path.strip("/")
         start = int((self.headers.get("Range") or "bytes=0-")[6:-1]) if self.server.ranges else 0
         self.server.seen.append((path.name, start))
+        if self.server.wait:
+            self.server.wait -= 1
+            return self.send_error(429)
         if not path.exists():
             return self.send_error(404)
         content = path.read_bytes()
@@ -212,6 +216,26 @@ def test_a_download_gives_the_same_table_as_the_folder(folder, tmp_path):
         again, _ = load_challenge2012(server.address, ["a"], progress=False, cache=tmp_path / "cache")
     assert found.key() == again.key() == load_challenge2012(folder, ["a"], progress=False)[0].key()
     assert len(server.seen) == 2  # the second call asks for nothing
+
+
+def test_another_source_is_not_answered_from_what_the_first_one_sent(folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    lines = (folder / "Outcomes-a.txt").read_text().splitlines(keepends=True)
+    (other / "Outcomes-a.txt").write_text("".join(line.replace(",0\n", ",1\n") for line in lines))
+    (other / "SHA256SUMS").unlink(missing_ok=True)
+    cohorts = []
+    for source in (folder, other):
+        with serving(source) as server:
+            cohorts.append(load_challenge2012(server.address, ["a"], progress=False, cache=tmp_path / "cache")[0])
+    assert cohorts[0].outcome.mean() < cohorts[1].outcome.mean() == 1
+
+
+def test_a_server_that_asks_to_wait_is_asked_again(tmp_path):
+    (tmp_path / "file").write_bytes(b"0123456789")
+    with serving(tmp_path, wait=2) as server:
+        fetch(server.address + "file", tmp_path / "cache" / "file", progress=False, wait=0)
+    assert (tmp_path / "cache" / "file").read_bytes() == b"0123456789" and len(server.seen) == 3
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -256,12 +280,13 @@ def test_a_server_without_the_file_or_without_life_is_named(tmp_path):
 
 def test_a_file_that_changed_after_its_download_is_refused(folder, tmp_path):
     with serving(folder) as server:
-        load_challenge2012(server.address, ["a"], progress=False, cache=tmp_path)
-    with open(tmp_path / "Outcomes-a.txt", "a") as file:
+        load_challenge2012(server.address, ["a"], progress=False, cache=tmp_path / "cache")
+    (kept,) = (tmp_path / "cache").iterdir()  # what a source sent has a folder of its own
+    with open(kept / "Outcomes-a.txt", "a") as file:
         file.write("4,6,1,5,-1,0\n")
     with pytest.raises(UserError, match=r"Outcomes-a\.txt is not the file that SHA256SUMS"):
-        load_challenge2012(tmp_path, ["a"], progress=False)
-    check(tmp_path / "set-a.tar.gz")
+        load_challenge2012(kept, ["a"], progress=False)
+    check(kept / "set-a.tar.gz")
 
 
 # --- the real sets ---------------------------------------------------------------------------------------------------

@@ -136,8 +136,8 @@ def test_bars_are_as_long_as_the_table_says():
 
 
 def test_a_figure_is_drawn_on_the_axis_it_is_given():
-    axis = plt.subplots()[1]
-    assert plots.kl_levels(HISTORY, axis) is axis and plots.calibration(CALIBRATION, axis=plt.subplots()[1]) is not axis
+    one, other = plt.subplots(1, 2)[1]
+    assert plots.kl_levels(HISTORY, one) is one and plots.calibration(CALIBRATION, axis=other) is other
 
 
 def test_more_lines_than_colours_are_all_drawn():

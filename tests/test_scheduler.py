@@ -51,12 +51,16 @@ def test_no_job_waits_behind_a_long_one_while_a_worker_is_idle(tmp_path):
         deadline = time.monotonic() + 30
         while job["long"] and len(list(tmp_path.iterdir())) < 6 and time.monotonic() < deadline:
             time.sleep(0.05)
-        return {"in time": time.monotonic() < deadline, "held": len(get_worker().state.tasks)}
+        threads = os.environ["OMP_NUM_THREADS"], os.environ["TQDM_DISABLE"]
+        return {"in time": time.monotonic() < deadline, "held": len(get_worker().state.tasks), "threads": threads}
 
-    results = []
+    results, before = [], dict(os.environ)
     jobs = [{"facts": {"id": f"{i:016x}"}, "long": i == 0} for i in range(6)]
     run_jobs(execute, jobs, 6, 2, progress=False, said=lambda done, result: results.append(result) or "")
     assert [r["in time"] for r in results] == [True] * 6, "the long job ends when all others have run"
+    own = before.get("OMP_NUM_THREADS", str(max(1, os.cpu_count() // 2)))
+    assert {r["threads"] for r in results} == {(own, "1")}, "two workers share the cores"
+    assert dict(os.environ) == before, "and whoever called keeps an environment of their own"
     assert max(r["held"] for r in results) <= 2, "a worker holds its job, and at most the one that it has just ended"
 
 

@@ -65,7 +65,7 @@ def test_a_test_stay_with_the_events_of_a_learned_one_stays_a_test_stay(cohort):
     assert unseen(stays_of(twins, parts), twins).tolist() == parts.test.tolist()
 
 
-def test_a_table_that_lost_a_row_is_refused(cohort, learned, tmp_path):
+def test_a_table_that_lost_a_row_is_refused(learned, tmp_path):
     stays, _ = learned
     write_stays(tmp_path, stays)
     assert read_stays(tmp_path, hash_of(stays)).equals(stays.astype(str))

@@ -49,7 +49,7 @@ def test_a_record_says_what_it_was_and_what_it_cost(suite):
     assert (rows.loc["ours", "parameters"] > 100).all() and json.loads(rows.loc["tuned", "chosen"].iloc[0]) is not None
 
 
-def test_finished_runs_are_skipped_and_partial_ones_are_not_mistaken(suite, monkeypatch):
+def test_finished_runs_are_skipped_and_partial_ones_are_not_mistaken(suite):
     jobs = jobs_of(suite)
     times = {job["out"]: (Path(job["out"]) / "record.json").stat().st_mtime_ns for job in jobs}
     lost = Path(jobs[0]["out"])
@@ -57,6 +57,8 @@ def test_finished_runs_are_skipped_and_partial_ones_are_not_mistaken(suite, monk
     table = status(suite)
     assert "missing" in table and len(rows_of(suite)) == len(jobs) - 1 + 1  # and one of the averages cannot be made
     assert "; 1 runs of design table are missing" in publish(suite)
+    (lost / "record.json").touch()  # a disk that was full
+    assert "missing" in status(suite), "a record that cannot be read is none"
     for job in jobs:
         execute(job)
     again = {out for out, at in times.items() if (Path(out) / "record.json").stat().st_mtime_ns != at}
@@ -241,6 +243,11 @@ def test_the_declared_suite_of_challenge_2012_is_whole(monkeypatch):
         ('kind = "logistic"', 'kind = "logistic"\nrefit = true', "refit is for models"),
         ('kind = "logistic"', "kind = 3", r"\[entrants.logistic\]: kind = 3 must be a text"),
         ("shares = [0.5, 1.0]", "shares = 0.5", r"\[curve\]: shares = 0.5 must be a list of numbers"),
+        ('entrants = ["boosting", "ours"]', "entrants = []", r"\[curve\]: entrants are empty"),
+        ('kind = "logistic"', 'kind = "logistic"\nshare = 2.0', "share is above 0 and at most 1, and here it is 2.0"),
+        ("shares = [0.7, 0.1, 0.2]", "shares = [7, 1, 2]", "three numbers above 0 that add up to 1"),
+        ('title = "cut stays"', "", r"\[ladder.ingredients.cut\] lacks title"),
+        ("shares = [0.5, 1.0]", "", r"\[curve\] lacks shares"),
         ("splits = ", "split = ", 'unknown key "split"; did you mean "splits"'),
         ("splits = 2", "splits = 0", "design table has 0 splits, and needs one at least"),
         ('of = ["ours", "boosting"]', "", "an average needs the entrants that it is made `of`"),
