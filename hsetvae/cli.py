@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from . import hints
 from .config import PRESETS, Config, UserError, parse_settings
 from .data_cli import data_app, names
 from .study_cli import OutcomesOption, study_app
@@ -22,6 +23,7 @@ from .study_cli import OutcomesOption, study_app
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Hierarchical set VAEs for irregular clinical time series: train, score, diagnose, and study what helps.",
 )
@@ -52,19 +54,29 @@ def _cohort(data: str, outcomes: Path | None, variables: tuple[str, ...] | None 
     from .events import read_cohort
 
     cohort, report = read_cohort(data, outcomes, variables=variables)
-    for line in report.lines():
-        print(line, file=sys.stderr)
+    _say(report.lines())
     if variables is not None and (absent := cohort.absent()):
-        print(f"  no event of {len(absent)} of the run's variables: {', '.join(absent)}", file=sys.stderr)
+        _say([f"  no event of {len(absent)} of the run's variables: {', '.join(absent)}"])
+    _say(hints.of_table(cohort))
     return cohort
+
+
+def _say(lines: list[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)
 
 
 def _run_and_cohort(run: Path, data: str, outcomes: Path | None):
     """A model or a baseline, and the cohort of `--data` with its variables."""
     from .baselines import is_baseline, load_baseline
 
+    if run.is_file():
+        raise UserError(f"{run} is a file: give the folder that `hsetvae train --out` has made")
     loaded = load_baseline(run) if is_baseline(run) else _finished(run)
-    return loaded, _cohort(data, outcomes, loaded.variables)
+    cohort = _cohort(data, outcomes, loaded.variables)
+    if not is_baseline(run):
+        _say(hints.of_units(cohort, loaded.standardiser))
+    return loaded, cohort
 
 
 def _finished(run: Path):
@@ -75,32 +87,6 @@ def _finished(run: Path):
     if not (run / DONE).exists():
         raise UserError(f"{run} has not finished its training: continue it with `hsetvae train … --resume`")
     return loaded
-
-
-def _say_whose(loaded, cohort, index) -> None:
-    """On stderr, how many of the unseen stays `index` are the run's test stays, and how many an id alone left out."""
-    import numpy as np
-
-    # text that numpy sorts; objects it would compare each with all others
-    ids, prints = (loaded.stays[name].to_numpy(dtype=str) for name in ("stay", "fingerprint"))
-    tested = (loaded.stays.part == "test").to_numpy()
-    own = int(np.isin(cohort.stays[index], ids[tested]).sum())
-    if 0 < own < len(index):
-        print(f"{own} of these {len(index)} stays are the run's own test stays", file=sys.stderr)
-    left = np.setdiff1d(np.flatnonzero(np.isin(cohort.stays, ids[~tested])), index)
-    others = len(left) and int((~np.isin(np.array(cohort.fingerprints())[left], prints[~tested])).sum())
-    if others:
-        print(
-            f"{others} stays are left out because the run has learned from, or was selected on, stays of these "
-            "ids, though with other events: if they are other patients, give them other ids, or use --split all",
-            file=sys.stderr,
-        )
-
-
-def _say_late(cohort, index, hours: list[float]) -> None:
-    for hour in hours:
-        if late := int((cohort.hours[cohort.first_set[index]] > hour).sum()):
-            print(f"{late} stays have no event until hour {hour:g}: their first set stands in for it", file=sys.stderr)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -144,14 +130,13 @@ def train(
         from .train import train as train_model
 
         config = PRESETS[preset.value].but(**parse_settings(settings or []))
+        _say(hints.of_outcomes(cohort, parts.train))
         run = train_model(config, cohort, parts, out, seed=seed, resume=resume, device=device)
         if never := run.standardiser.unseen:
-            print(
-                f"of {', '.join(never)} the training stays have no event, or too few to be seen: the run has learned "
-                "nothing of their values",
-                file=sys.stderr,
-            )
-    words = ["hsetvae", "evaluate", str(out), "--data", data, *(["--outcomes", str(outcomes)] if outcomes else [])]
+            _say([f"of {hints.listed(list(never))} the training stays have no event, or too few to be seen: the run "
+                  "has learned nothing of their values"])  # fmt: skip
+    command = "diagnose" if cohort.outcome is None else "evaluate"
+    words = ["hsetvae", command, str(out), "--data", data, *(["--outcomes", str(outcomes)] if outcomes else [])]
     print(f"run: {out}\nnext: {shlex.join(words)}")
 
 
@@ -181,10 +166,12 @@ def evaluate(
     from .calibration import score
     from .scores import auroc
 
+    hints.refuse_over(out, ".csv", run, data, outcomes)
+    hints.refuse_over(figure, ".png", run, data, outcomes)
     loaded, cohort = _run_and_cohort(run, data, outcomes)
     index = loaded.unseen(cohort) if split.value == "unseen" else np.arange(len(cohort))
     if split.value == "unseen":
-        _say_whose(loaded, cohort, index)
+        _say(hints.whose(loaded, cohort, index))
     if hours is not None:
         if until is not None or out is not None:
             raise UserError("--hours gives scores at several hours; --until and --out are for one: leave one out")
@@ -192,8 +179,9 @@ def evaluate(
         return
     if figure is not None:
         raise UserError("--figure draws scores over hours: name them, for example --hours 6,12,24,36,48")
-    _say_late(cohort, index, [] if until is None else [until])
+    _say(hints.late(cohort, index, [] if until is None else [until]))
     scores, probability = score(loaded, cohort, index, until, calibrated)
+    _say(hints.of_scores(cohort.outcome[index]))
     if cohort.probability is not None:
         known = index[~np.isnan(cohort.outcome[index]) & ~np.isnan(cohort.probability[index])]
         truth = auroc(cohort.outcome[known], cohort.probability[known]) if len(known) else np.nan
@@ -206,6 +194,8 @@ def evaluate(
 
 def _score_over(loaded, cohort, index, hours: str, calibrated: bool, figure: Path | None) -> None:
     """`hsetvae evaluate --hours`: a JSON list with a line for each hour."""
+    import pandas as pd
+
     from .calibration import over_hours
     from .plots import over_hours as drawn
     from .report import png
@@ -216,8 +206,19 @@ def _score_over(loaded, cohort, index, hours: str, calibrated: bool, figure: Pat
         asked = []
     if not asked or not all(0 <= hour < float("inf") for hour in asked):
         raise UserError(f'--hours "{hours}" are not hours from 0 on: write them as 6,12,24')
-    _say_late(cohort, index, asked)
-    table = over_hours(loaded, cohort, index, asked, calibrated)
+    _say(hints.late(cohort, index, asked))
+    tables = []
+    for hour in asked:
+        try:
+            tables.append(over_hours(loaded, cohort, index, [hour], calibrated).assign(calibrated=calibrated))
+        except UserError as error:
+            if not calibrated:
+                raise
+            _say([f"hour {hour:g} is not calibrated: {error}"])
+            tables.append(over_hours(loaded, cohort, index, [hour]).assign(calibrated=False))
+    table = pd.concat(tables, ignore_index=True)
+    if calibrated and not table["calibrated"].any():
+        raise UserError("no hour can be calibrated")
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     print("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]", flush=True)
     if figure is not None:
@@ -240,17 +241,18 @@ def predict(
     import numpy as np
     import pandas as pd
 
+    from .baselines import is_baseline
     from .calibration import calibrate, probabilities
 
+    hints.refuse_over(out, ".csv", run, data, outcomes)
     loaded, cohort = _run_and_cohort(run, data, outcomes)
     every = np.arange(len(cohort))
+    if not is_baseline(run) and until is None:
+        hints.refuse_long(cohort, loaded.config.max_sets)
     if seen := len(cohort) - len(loaded.unseen(cohort)):
-        print(
-            f"the run has learned from, or was selected on, {seen} of these {len(cohort)} stays: "
-            "what it says of them says nothing of how it does on new ones",
-            file=sys.stderr,
-        )
-    _say_late(cohort, every, [] if until is None else [until])
+        _say([f"the run has learned from, or was selected on, {seen} of these {len(cohort)} stays: "
+              "what it says of them says nothing of how it does on new ones"])  # fmt: skip
+    _say(hints.late(cohort, every, [] if until is None else [until]))
     calibrator = calibrate(loaded, cohort, until) if calibrated else None
     probability = probabilities(loaded, cohort, every, until)
     table = pd.DataFrame({"stay": cohort.stays, "probability": calibrator(probability) if calibrator else probability})
@@ -275,7 +277,11 @@ def explain(
     from .plots import contributions as drawn
     from .report import png
 
+    hints.refuse_over(out, ".csv", run, data)
+    hints.refuse_over(figure, ".png", run, data)
     loaded, cohort = _run_and_cohort(run, data, None)
+    if stay in cohort.stays and cohort.stays.tolist().index(stay) not in loaded.unseen(cohort):
+        _say([f"the run has learned from, or was selected on, stay {stay}: what it says of a new stay may be another"])
     table = contributions(loaded, cohort, stay, window, until)
     print(
         f"stay {stay}: logit {table.attrs['logit']:.3f}; the {min(rows, len(table))} strongest of {len(table)}", end=" "

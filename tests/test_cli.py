@@ -91,7 +91,7 @@ def test_a_variable_that_no_training_stay_has_is_named(call, own, tmp_path):
         tmp_path / "events.csv", index=False
     )
     told = call("train", "--data", tmp_path / "events.csv", *TINY, "--out", tmp_path / "run")
-    assert told.status == 0 and "of Troponin the training stays have no event, or too few to be seen" in told.err
+    assert told.status == 0 and 'of "Troponin" the training stays have no event, or too few to be seen' in told.err
 
 
 def test_what_is_undefined_is_null_and_never_nan(call, own, tables, tmp_path):
@@ -185,10 +185,22 @@ WRONG = {  # words of the command ({own} is the folder above, {new} a path that 
     "no hour at all": ("evaluate {own}/run {tables} --hours nan", '"nan" are not hours'),
     "a comma too many": ("train {tables} --fit a,,b --out {new}", '--fit "a,,b" names nothing'),
     "hours and an hour": ("evaluate {own}/run {tables} --hours 6 --until 6", "leave one out"),
-    "a figure of one hour": ("evaluate {own}/run {tables} --figure {new}", "name them, for example --hours"),
+    "a figure of one hour": ("evaluate {own}/run {tables} --figure {new}.png", "name them, for example --hours"),
     "a stay that is not there": ("explain {own}/run --data {own}/events.csv --stay me", 'no stay "me"'),
     "an explanation of no run": ("explain {new} --data {own}/events.csv --stay me", "is not a finished run"),
-    "predictions into a folder": ("evaluate {own}/run {tables} --out {own}", "cannot be written"),
+    "predictions into a folder": (
+        "evaluate {own}/run {tables} --out {own}",
+        "would hold CSV: give it a name that ends",
+    ),
+    "predictions over the table": (
+        "predict {own}/run {tables} --out {own}/events.csv",
+        "would be lost: choose another",
+    ),
+    "predictions over the run": (
+        "predict {own}/run {tables} --out {own}/run/stays.csv",
+        "would be lost: choose another",
+    ),
+    "a table for a run": ("predict {own}/events.csv {tables} --out {new}.csv", "is a file: give the folder"),
     "a report below a file": ("diagnose {own}/run {tables} --out {own}/events.csv", "cannot be written"),
     "a table into a folder": ("data simulate --stays 5 --out {own}", "no empty folder"),
     "no stays": ("data simulate --stays 0 --out {new}", "at least 1 stay"),

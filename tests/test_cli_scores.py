@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from hsetvae.config import UserError
 from hsetvae.data import split
 from hsetvae.events import read_cohort, write_cohort
 from hsetvae.simulate import simulate
@@ -110,8 +111,28 @@ def test_variables_of_the_run_without_an_event_in_another_table_are_named(call, 
     assert "no event of" not in call("evaluate", own / "run", *tables).err
 
 
-def test_scores_are_said_before_a_file_that_cannot_be_written(call, own, tables):
-    for words in (["--out", own], ["--hours", "6,12", "--figure", own]):
+def test_an_hour_that_cannot_be_calibrated_takes_no_other_hour_with_it(call, own, tables, monkeypatch):
+    from hsetvae import calibration
+
+    whole = calibration.over_hours
+
+    def weak_at_twelve(run, cohort, index, hours, calibrated=False):
+        if calibrated and hours == [12.0]:
+            raise UserError("there is nothing to calibrate")
+        return whole(run, cohort, index, hours)
+
+    monkeypatch.setattr(calibration, "over_hours", weak_at_twelve)
+    told = call("evaluate", own / "run", *tables, "--hours", "6,12,24", "--calibrated")
+    assert [(row["hours"], row["calibrated"]) for row in json.loads(told.out)] == [(6, True), (12, False), (24, True)]
+    assert "hour 12 is not calibrated: there is nothing to calibrate" in told.err
+    told = call("evaluate", own / "run", *tables, "--hours", "12", "--calibrated")
+    assert told.status == 2 and "no hour can be calibrated" in told.err
+
+
+def test_scores_are_said_before_a_file_that_cannot_be_written(call, own, tables, tmp_path):
+    for words in (["--out", "taken.csv"], ["--hours", "6,12", "--figure", "taken.png"]):
+        words[-1] = tmp_path / words[-1]
+        words[-1].mkdir()
         told = call("evaluate", own / "run", *tables, *words)
         assert told.status == 2 and "cannot be written" in told.err and '"auroc"' in told.out
 

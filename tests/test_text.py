@@ -36,7 +36,7 @@ LAYERS = [
     {"attention"},
     {"summary"},
     {"mapped", "setvae", "history", "decoders", "stays"},
-    {"baselines", "gather"},
+    {"baselines", "gather", "hints"},
     {"events"},
     {"simulate", "physionet", "controls", "model"},
     {"objective", "runs", "teacher"},
