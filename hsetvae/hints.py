@@ -10,7 +10,6 @@ import numpy as np
 
 from .cohort import Cohort
 from .config import UserError
-from .stays import STAYS
 
 LONG = 1000.0  # hours, six weeks: half of the stays of a table are seldom longer
 FAR = 3.0  # standard deviations of the training values from their mean
@@ -126,6 +125,8 @@ def refuse_over(written: Path | None, ending: str, run: Path, *read: Path | str 
     """UserError when a file to write has another ending, is one of the tables that are read, or is the run's own."""
     if written is None:
         return
+    from .stays import STAYS
+
     if written.suffix.lower() != ending:
         raise UserError(f"{written} would hold {ending[1:].upper()}: give it a name that ends in {ending}")
     place = written.resolve()
