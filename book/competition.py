@@ -310,9 +310,9 @@ def _plus_minus(mean: float, sd: float) -> str:
 
 
 def costs() -> None:
-    """What a run of each entrant takes, on the splits that all have run."""
+    """What a run of each entrant takes: the median over the splits that all have run, as other work slows some runs."""
     if there():
-        mean = shared().groupby("entrant", sort=False)[list(COSTS)].mean()
-        lines = [{"entrant": titles()[e], **{text: "–" if np.isnan(mean.at[e, name]) else mean.at[e, name] * unit
-                                             for name, (text, unit) in COSTS.items()}} for e in mean.index]  # fmt: skip
+        found = shared().groupby("entrant", sort=False)[list(COSTS)].median()
+        lines = [{"entrant": titles()[e], **{text: "–" if np.isnan(found.at[e, name]) else found.at[e, name] * unit
+                                             for name, (text, unit) in COSTS.items()}} for e in found.index]  # fmt: skip
         bookkit.table(lines)
