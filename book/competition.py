@@ -313,6 +313,6 @@ def costs() -> None:
     """What a run of each entrant takes: the median over the splits that all have run, as other work slows some runs."""
     if there():
         found = shared().groupby("entrant", sort=False)[list(COSTS)].median()
-        lines = [{"entrant": titles()[e], **{text: "–" if np.isnan(found.at[e, name]) else found.at[e, name] * unit
-                                             for name, (text, unit) in COSTS.items()}} for e in found.index]  # fmt: skip
+        lines = [{"entrant": titles()[e], **{text: "–" if np.isnan(found.at[e, n]) else found.at[e, n] * unit
+                                             for n, (text, unit) in COSTS.items()}} for e in found.index]  # fmt: skip
         bookkit.table(lines)

@@ -49,6 +49,22 @@ def host_facts() -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def _as_before() -> Iterator[None]:
+    """Dask says less in this block and sets variables, also those meant for its workers: for whoever goes on after it,
+    in a notebook or after an interrupt, both are as before."""
+    log, environment = logging.getLogger("distributed"), dict(os.environ)
+    level = log.level
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+
+
+@_as_before()
 def run_jobs(
     execute: Callable[[Job], dict],
     jobs: list[Job],
@@ -75,7 +91,7 @@ def run_jobs(
                 n_workers=min(workers, len(jobs)), threads_per_worker=1, processes=True, host="127.0.0.1",
                 dashboard_address="127.0.0.1:0", memory_limit=0,
             )  # fmt: skip
-    with _log_as_before(), contextlib.nullcontext() if scheduler else cluster, Client(cluster) as client:
+    with contextlib.nullcontext() if scheduler else cluster, Client(cluster) as client:
         done, waiting = total - len(jobs), iter(jobs)
         futures: dict[Future, Job] = {}
         ended = as_completed()
@@ -125,17 +141,6 @@ def _quiet_when_interrupted() -> Iterator[None]:
     except KeyboardInterrupt:
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         raise
-
-
-@contextlib.contextmanager
-def _log_as_before() -> Iterator[None]:
-    """What is said less in this block is said again after it: a notebook goes on after an interrupt."""
-    log = logging.getLogger("distributed")
-    before = log.level
-    try:
-        yield
-    finally:
-        log.setLevel(before)
 
 
 def reachable(address: str) -> None:
