@@ -19,7 +19,7 @@ study_app = typer.Typer(
 )
 
 OutcomesOption = Annotated[
-    Path | None, typer.Option(help="Table stay, outcome; not needed when the events carry their outcomes.")
+    Path | None, typer.Option(help="Table stay, outcome (0, 1); not needed when the events carry their outcomes.")
 ]
 StudyOption = Annotated[Path, typer.Option("--study", help="The declared study.")]
 SuiteOption = Annotated[
