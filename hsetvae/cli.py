@@ -33,7 +33,7 @@ app.add_typer(study_app, name="study")
 Preset = Enum("Preset", {name: name for name in [*PRESETS, "logistic", "boosting"]}, type=str)
 Part = Enum("Part", {"unseen": "unseen", "all": "all"}, type=str)
 
-DataOption = Annotated[str, typer.Option(help="Events: stay, hours, variable, value (Parquet, CSV or a folder); or `simulated`.")]
+DataOption = Annotated[str, typer.Option(help="Events: stay, hours, variable, value; or the word `simulated`.")]
 UntilOption = Annotated[
     float | None, typer.Option(min=0, help="Use what was known of a stay at this hour only, for example 24.")
 ]
@@ -103,12 +103,13 @@ def train(
     outcomes: OutcomesOption = None,
     preset: Annotated[Preset, typer.Option(help="Where the settings start; or a baseline to beat.")] = "improved",
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting (`hsetvae settings` lists them); repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one of `hsetvae settings`; repeatable."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides the split and every random stream.")] = 0,
-    fit: Annotated[str | None, typer.Option(help="Train and select on these groups (a column `group`), for example a,b.")] = None,
+    fit: Annotated[str | None, typer.Option(help="Train and select on these of the column group only: a,b.")] = None,
     score: Annotated[str | None, typer.Option(help="Keep these groups for the test, for example c.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a killed run; data, settings and seed as before.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a killed run: all else as before.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cpu",
 ) -> None:
     """Train one model: 60 % of the stays to learn, 20 % to select, 20 % kept for the test.
