@@ -77,9 +77,14 @@ def there(design: str = "table") -> bool:
 
 
 def shared(entrants: tuple[str, ...] = ()) -> pd.DataFrame:
-    """The rows of these entrants (all that have run) on the splits that all of them have: means of these compare."""
+    """The rows of these entrants on the splits that all of them have: means of these compare.
+
+    Without names these are all entrants but those that have run fewer than half as many splits as another, or they
+    would take the splits of all others along.
+    """
     table = rows()
-    names = set(table["entrant"]) & set(entrants or table["entrant"])
+    run = table.groupby("entrant")["seed"].nunique()
+    names = set(run.index) & set(entrants) if entrants else set(run.index[run >= run.max() / 2])
     table = table[table["entrant"].isin(names)]
     table = table.groupby("seed").filter(lambda split: names <= set(split["entrant"]))
     return table.sort_values("entrant", key=lambda e: e.map(list(titles()).index), kind="stable")

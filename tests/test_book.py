@@ -188,7 +188,8 @@ def test_means_stand_side_by_side_on_the_splits_that_all_have_run(monkeypatch):
     ran = {"recommended": (0, 1), "boosting": (0, 1, 2), "baseline": (1,)}
     rows = pd.DataFrame([{"entrant": e, "seed": seed} for e, seeds in ran.items() for seed in seeds])
     monkeypatch.setattr(competition, "rows", lambda design="table": rows)
-    assert set(competition.shared()["seed"]) == {1} and len(competition.shared()) == 3
+    assert set(competition.shared(tuple(ran))["seed"]) == {1} and len(competition.shared(tuple(ran))) == 3
+    assert set(competition.shared()["entrant"]) == {"recommended", "boosting"}, "who has hardly begun takes none along"
     assert sorted(competition.shared(("recommended", "boosting", "not yet run"))["seed"]) == [0, 0, 1, 1]
 
 
