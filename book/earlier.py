@@ -63,13 +63,12 @@ def elsewhere() -> None:
     }
     found = {place: summary(study, made, design).query("primary").set_index("question")["verdict"]
              for place, (study, design, made) in places.items() if made is not None}  # fmt: skip
-    lines = []
-    for question in STUDY.factorial:
-        line = {"question": question, **{place: _kind(verdict[question]) for place, verdict in found.items()}}
-        suites = judged[judged["question"] == question]["verdict"].map(_kind).value_counts(sort=False)
-        line["at earlier scales"] = ", ".join(f"{verdict} ({n})" for verdict, n in suites.items())
-        lines.append(line)
-    table(lines)
+    lines = [
+        {"surroundings": place, **{q: _kind(verdict[q]) for q in STUDY.factorial}} for place, verdict in found.items()
+    ]
+    suites = judged.assign(kind=judged["verdict"].map(_kind)).groupby("question", sort=False)["kind"]
+    counts = {q: ", ".join(f"{kind} ({n})" for kind, n in own.value_counts(sort=False).items()) for q, own in suites}
+    table([*lines, {"surroundings": "at earlier scales (suites)", **{q: counts[q] for q in STUDY.factorial}}])
 
 
 def alone() -> None:
