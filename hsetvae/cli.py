@@ -250,9 +250,7 @@ def predict(
     every = np.arange(len(cohort))
     if not is_baseline(run) and until is None:
         hints.refuse_long(cohort, loaded.config.max_sets)
-    if seen := len(cohort) - len(loaded.unseen(cohort)):
-        _say([f"the run has learned from, or was selected on, {seen} of these {len(cohort)} stays: "
-              "what it says of them says nothing of how it does on new ones"])  # fmt: skip
+    _say(hints.seen(loaded, cohort, every))
     _say(hints.late(cohort, every, [] if until is None else [until]))
     calibrator = calibrate(loaded, cohort, until) if calibrated else None
     probability = probabilities(loaded, cohort, every, until)
@@ -281,8 +279,7 @@ def explain(
     hints.refuse_over(out, ".csv", run, data)
     hints.refuse_over(figure, ".png", run, data)
     loaded, cohort = _run_and_cohort(run, data, None)
-    if stay in cohort.stays and cohort.stays.tolist().index(stay) not in loaded.unseen(cohort):
-        _say([f"the run has learned from, or was selected on, stay {stay}: what it says of a new stay may be another"])
+    _say(hints.seen(loaded, cohort, cohort.stays == stay))
     table = contributions(loaded, cohort, stay, window, until)
     print(
         f"stay {stay}: logit {table.attrs['logit']:.3f}; the {min(rows, len(table))} strongest of {len(table)}", end=" "

@@ -1,5 +1,5 @@
-"""What the command line says about a table before and beside its numbers: whose stays they are, and what in them looks
-like a mistake.  A hint is a line on stderr; nothing that is computed depends on it."""
+"""What the command line looks at beside its numbers: whose stays a table holds and what in it looks like a mistake, a
+line of stderr each, on which nothing that is computed depends; and what it refuses before it computes anything."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .config import UserError
 LONG = 1000.0  # hours, six weeks: half of the stays of a table are seldom longer
 FAR = 3.0  # standard deviations of the training values from their mean
 FEW = 20  # values say little of their variable's unit
+RARE = 5  # stays with the rarer outcome, below which an interval means little
 SHOWN = 5  # names in a line
 
 
@@ -37,20 +38,20 @@ def of_table(cohort: Cohort) -> list[str]:
 
 def of_units(cohort: Cohort, standardiser) -> list[str]:
     """Variables whose values lie far from what a run has learned from."""
-    said = []
+    import pandas as pd
+
     if not isinstance(cohort.value, np.ndarray):  # a table larger than memory is not read once more for a hint
-        return said
-    for code, name in enumerate(cohort.variables):
-        values = cohort.value[cohort.variable == code]
-        if min(len(values), standardiser.count[code]) < FEW:
-            continue
-        middle, mean, sd = float(np.median(values)), float(standardiser.mean[code]), float(standardiser.scale[code])
-        if abs(middle - mean) > FAR * sd:
-            said.append(
-                f'half of the values of "{name}" are {"above" if middle > mean else "below"} {middle:.4g}, where the '
-                f"run has learned from values around {mean:.4g} (SD {sd:.3g}): another unit?"
-            )
-    return said
+        return []
+    found = pd.Series(cohort.value).groupby(cohort.variable).agg(["median", "size"])
+    known = found.assign(mean=standardiser.mean[found.index], sd=standardiser.scale[found.index])
+    known = known[(found["size"] >= FEW) & (standardiser.count[found.index] >= FEW)]
+    far = known[(known["median"] - known["mean"]).abs() > FAR * known["sd"]]
+    return [
+        f'half of the values of "{cohort.variables[row.Index]}" are {"above" if row.median > row.mean else "below"} '
+        f"{row.median:.4g}, where the run has learned from values around {row.mean:.4g} (SD {row.sd:.3g}): another "
+        "unit?"
+        for row in far.itertuples()
+    ]
 
 
 def of_outcomes(cohort: Cohort, train: np.ndarray) -> list[str]:
@@ -61,6 +62,17 @@ def of_outcomes(cohort: Cohort, train: np.ndarray) -> list[str]:
         return ["no training stay has a known outcome: the run learns what sets look like, and will predict nothing"]
     if known.min() == known.max():
         return [f"all training stays have outcome {known[0]:.0f}: the run cannot learn to predict the other one"]
+    return []
+
+
+def seen(loaded, cohort: Cohort, index: np.ndarray) -> list[str]:
+    """How many of the stays `index` the run knows."""
+    asked = cohort.subset(cohort.positions(index))
+    if n := len(asked) - len(loaded.unseen(asked)):
+        return [
+            f"the run has learned from, or was selected on, {n} of these {len(asked)} stays: "
+            "what it says of them says nothing of how it does on new ones"
+        ]
     return []
 
 
@@ -105,7 +117,7 @@ def of_scores(outcome: np.ndarray) -> list[str]:
     known = outcome[~np.isnan(outcome)]
     if len(known) and known.min() == known.max():
         return [f"no AUROC and no AUPRC: all {len(known)} scored stays have outcome {known[0]:.0f}"]
-    if len(known) and (rarer := int(min(known.sum(), len(known) - known.sum()))) < SHOWN:
+    if len(known) and (rarer := int(min(known.sum(), len(known) - known.sum()))) < RARE:
         return [f"{rarer} of the {len(known)} scored stays have the rarer outcome: the intervals mean little"]
     return []
 

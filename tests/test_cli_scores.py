@@ -79,6 +79,8 @@ def test_a_prediction_is_explained_in_a_table_and_a_figure(call, own, tables, tm
     )
     assert answer.out.startswith(f"stay {stay}: logit") and len(answer.out.splitlines()) == 5
     assert table.variable[0] in answer.out and figure.read_bytes().startswith(b"\x89PNG")
+    parts = split(simulate(40, seed=1).cohort, 0)
+    assert ("learned from, or was selected on, 1 of these 1 stays" in answer.err) == (3 not in parts.test)
     early = call("explain", own / "run", *tables[:2], "--stay", stay, "--until", 6, "--out", whole)
     assert early.status == 0 and pd.read_csv(whole).hours.max() <= 6
 
