@@ -217,7 +217,8 @@ def account(calibrated: float = 0.015, active: float = 0.5) -> None:
     """What was asked of the recommended preset, and what came of it: margins with 95 % t intervals."""
     if there() and "recommended" in set(rows()["entrant"]):
         own = rows()[rows()["entrant"] == "recommended"].set_index("seed")
-        past = {d: rows(d).pivot(index="seed", columns="entrant", values="s_past") for d in ("table", "ladder")}
+        whole, base = (rows(d).query("entrant == @e").set_index("seed")["s_past"]
+                       for d, e in (("ladder", "recommended"), ("table", "baseline")))  # fmt: skip
         asked = [
             *((f"{METRICS[m][0]} above that of {title}, times 100", 100 * difference(m, one, other))
               for one, other, title in (("recommended", "boosting", "boosting"),
@@ -231,7 +232,7 @@ def account(calibrated: float = 0.015, active: float = 0.5) -> None:
             (f"more than {active:g} of the units active at the top level", own["au_ratio_top"] - active),
             ("a decoder that uses its latents (nats per set)", own["decoder_use_current"]),
             ("an h that uses more of the past than the baseline's (S_past)", difference("s_past", other="baseline")),
-            ("the same before the refit (S_past)", past["ladder"]["recommended"] - past["table"]["baseline"]),
+            ("the same before the refit (S_past)", whole - base),
             ("a likelihood not below improved's, by distortion and KL together (nats per event)",
              -difference("negative_elbo", other="improved")),
             ("the same for the distortion alone", -difference("nll_per_event", other="improved")),

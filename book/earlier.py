@@ -17,7 +17,7 @@ from challenge import RESULTS
 from IPython.display import HTML, display
 
 from hsetvae.study import summary
-from hsetvae.verdicts import verdicts
+from hsetvae.verdicts import NOT_RUN, verdicts
 
 MEASURES = {"auroc": "AUROC", "auprc": "AUPRC", "auroc_12h": "AUROC at 12 hours"}  # of presets
 
@@ -28,9 +28,12 @@ def _judged() -> pd.DataFrame:
     of now."""
     now = verdicts(STUDY).rename(columns={"verdict": "now", "effect": "effect_now", "n": "n_now"})
     now = now[now["data"].str.startswith("simulated")].drop_duplicates("judged by")
-    now[["question", "design"]] = now["judged by"].str.split(", ", expand=True)
+    now[["question", "design"]] = now["judged by"].astype(str).str.extract(r"^(\w+), (\w+)$").to_numpy()
     earlier = pd.read_csv(STUDY.folder / "results" / "earlier_verdicts.csv")
-    return earlier.merge(now[["question", "design", "now", "effect_now", "n_now"]], on=["question", "design"])
+    there = now[["question", "design", "now", "effect_now", "n_now"]]
+    return earlier.merge(there, on=["question", "design"], how="left").fillna(
+        {"now": NOT_RUN, "effect_now": "", "n_now": ""}
+    )
 
 
 def _kind(verdict: str) -> str:
@@ -73,7 +76,9 @@ def elsewhere() -> None:
 
 def alone() -> None:
     """Every question that was added alone at an earlier scale, where its verdict is another one now."""
-    found = _judged().query("design == 'add'")
+    found = _judged().query("design == 'add' and now != @NOT_RUN")
+    if not len(found):
+        return
     other = found[found["verdict"].map(_kind) != found["now"].map(_kind)]
     first = found.iloc[0]
     display(HTML(
@@ -91,7 +96,8 @@ def presets() -> None:
     now = competition.rows().query("entrant in ('recommended', 'boosting')")[columns]
     parts = [(f"{when} ({commit})", rows) for (when, commit), rows in old.groupby(["published", "commit"])]
     lines = []
-    for name, rows in [*parts, ("present", now)]:
+    parts += [("present", now)] * ("recommended" in set(now["entrant"]))
+    for name, rows in parts:
         values = rows.pivot(index="seed", columns="entrant", values=list(MEASURES))
         own = rows[rows["entrant"] == "recommended"]
         line = {"preset, published": name, "parameters": f"{own['parameters'].iloc[0]:,.0f}", "splits": len(own)}

@@ -250,6 +250,29 @@ def test_what_was_judged_earlier_stands_beside_what_is_judged_now(shown, monkeyp
     assert tables[-1]["preset, published"].iloc[-1] == "present"
 
 
+def test_what_was_judged_earlier_is_shown_where_nothing_is_judged_now(shown, monkeypatch):
+    import competition
+    import earlier
+    import registerkit
+
+    tables, whole, rows = [], earlier.verdicts, competition.rows
+    monkeypatch.setattr(earlier, "table", lambda rows: tables.append(pd.DataFrame(rows)))
+    monkeypatch.setattr(earlier, "verdicts", lambda study: whole(study).assign(data="", effect=""))
+    monkeypatch.setattr(registerkit, "records", lambda *design: None)
+    monkeypatch.setattr(competition, "rows", lambda design="table": rows(design).iloc[:0])
+    earlier._judged.cache_clear()
+    try:
+        earlier.factors()
+        assert set(tables[-1].query("published == 'present'")["verdict"]) == {"not yet run"}
+        earlier.alone()
+        earlier.elsewhere()
+        assert tables[-1]["surroundings"].iloc[-1] == "at earlier scales (suites)" and len(tables) == 2
+        earlier.presets()
+        assert len(tables[-1]) and "present" not in set(tables[-1]["preset, published"])
+    finally:
+        earlier._judged.cache_clear()
+
+
 @pytest.mark.parametrize("bound, said", [(-0.5, "Both goals are met, on average, by beta 4.0"), (0.5, "No value")])
 def test_each_kl_weight_is_set_against_the_goals_and_against_the_preset(shown, monkeypatch, bound, said):
     import competition
