@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -34,8 +34,9 @@ import torch
 import typer
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from hsetvae.config import IMPROVED, Config
+from hsetvae.config import IMPROVED, RECOMMENDED, Config
 from hsetvae.data import Batch, Cohort, Standardiser, batches, collate, split
+from hsetvae.evaluate import passes
 from hsetvae.events import read_cohort, write_cohort, write_cohorts
 from hsetvae.gather import build
 from hsetvae.jobs import host_facts
@@ -74,9 +75,9 @@ def seconds(work: Callable[[int], object]) -> float:
 
 def facts() -> dict[str, object]:
     """Versions, machine and date; the number of threads is a row's own."""
-    memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
     of_all = {name: value for name, value in host_facts().items() if name != "threads"}
-    return {**of_all, "processor": _processor(), "gib": memory}
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {**of_all, "processor": _processor(), "gib": round(gib)}
 
 
 def _processor() -> str:
@@ -163,6 +164,11 @@ def measure(cohort: Cohort) -> Iterator[tuple[str, str, float]]:
     trainer.model.train()
     yield "peak memory", "GiB", peak_gib()
 
+    own, some = Trainer(cohort, RECOMMENDED, trainer.index), trainer.index[:512]
+    known = cohort, some, own.standardiser, RECOMMENDED.max_sets
+    whole = seconds(lambda _: list(passes(own.model, *known, decode=False)))
+    yield "build batches and predict, recommended", "stays/s", len(some) / whole
+
     batch = collate(cohort, trainer.index[:32], trainer.standardiser, IMPROVED.max_sets)
     encoder = seconds(lambda _: trainer.model.setvae.features(batch).sum().backward())
     plain = seconds(lambda _: encode_one_by_one(trainer.model.setvae, batch).sum().backward())
@@ -195,24 +201,23 @@ def regular(stays: int, sets: int) -> Cohort:
     return build(ids, names, *columns, outcome=(np.arange(stays) % 2).astype(float))[0]
 
 
+def _printed(command: list[str], **environment: str) -> Any:
+    """The JSON that a process of its own prints."""
+    return json.loads(subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, check=True).stdout)
+
+
 @app.command()
 def speed(table: str = typer.Argument("simulated"), threads: str = "1,2") -> None:
     """Rates of building batches, training and predicting, for each number of threads in a process of its own."""
-    rows = []
-    for n in map(int, threads.split(",")):
-        command = [sys.executable, __file__, "one-speed", table]
-        done = subprocess.run(
-            command, env={**os.environ, "OMP_NUM_THREADS": str(n)}, stdout=subprocess.PIPE, check=True
-        )
-        rows += [{"threads": n, **row} for row in json.loads(done.stdout)]
+    command = [sys.executable, __file__, "one-speed", table]
+    rows = [{"threads": int(n), **row} for n in threads.split(",") for row in _printed(command, OMP_NUM_THREADS=n)]
     keep("speed", pd.DataFrame(rows))
 
 
 @app.command(hidden=True)
 def one_speed(table: str) -> None:
     cohort = simulate(2000).cohort if table == "simulated" else read_cohort(table)[0]
-    data = "simulated" if table == "simulated" else Path(table).name
-    shared = {"data": data, "stays": len(cohort), "width": IMPROVED.width, "levels": IMPROVED.levels}
+    shared = {"data": Path(table).name, "stays": len(cohort), "width": IMPROVED.width, "levels": IMPROVED.levels}
     print(json.dumps([{"name": n, "unit": u, "value": v, **shared} for n, u, v in measure(cohort)]))
 
 
@@ -232,9 +237,7 @@ def memory(stays: Annotated[list[int] | None, typer.Argument()] = None, folder: 
             row = {"stays": n}
             for part in ("write", "map", "train"):
                 command = [sys.executable, __file__, "one-memory", part, str(path), str(n)]
-                environment = {**os.environ, "HSETVAE_MEMORY": "0"}
-                done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
-                row |= json.loads(done.stdout)
+                row |= _printed(command, HSETVAE_MEMORY="0")
             rows.append(row)
             keep("memory", pd.DataFrame(rows))  # after each: the last ones take long
 
@@ -268,9 +271,8 @@ def suite(replicates: int = 2, rounds: int = 2) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         shutil.copy(HERE / "run.ipynb", folder)
-        wanted = re.sub(
-            r"(?s)(standard\].*?\nreplicates = )\d+", rf"\g<1>{replicates}", (HERE / "study.toml").read_text()
-        )
+        declared = (HERE / "study.toml").read_text()
+        wanted = re.sub(r"(?s)(standard\].*?\nreplicates = )\d+", rf"\g<1>{replicates}", declared)
         (folder / "study.toml").write_text(wanted)
         study = [str(Path(sys.executable).with_name("hsetvae")), "study", "run", "--study", str(folder / "study.toml")]
         plain, twice = [sys.executable, __file__, "one-suite", str(folder)], "plain code, two processes"
@@ -328,8 +330,7 @@ def keep(name: str, table: pd.DataFrame) -> None:
 def publish() -> None:
     """Copy this machine's measurements to ablations/results/, which is committed and which the book reads."""
     for path in sorted(FRESH.glob("*.csv")):
-        shutil.copy(path, PUBLISHED / f"bench_{path.name}")
-        print(f"wrote {PUBLISHED / f'bench_{path.name}'}")
+        print("wrote", shutil.copy(path, PUBLISHED / f"bench_{path.name}"))
 
 
 @app.command()

@@ -12,10 +12,9 @@ import pandas as pd
 from challenge import RESULTS
 from IPython.display import HTML, display
 
-from hsetvae.calibration import HOURS
 from hsetvae.diagnostics import MI_SETS
 from hsetvae.standings import METRICS, standings
-from hsetvae.statistics import ONLY, t_interval
+from hsetvae.statistics import t_interval
 from hsetvae.suite import Suite, fitting, load_suite, published_rows
 
 NAME = "challenge2012"
@@ -27,7 +26,6 @@ INSTRUMENTS = {
     "s_past_untrained": "S_past, untrained", "nll_per_event": "distortion (nats per event)",
     "negative_elbo": "distortion and KL, the negative ELBO (nats per event)",
 }  # fmt: skip
-IF_TRUE = "the same, if every probability were true"
 COSTS = {
     "seconds_training": ("minutes of training", 1 / 60), "stays_per_second": ("stays predicted a second", 1),
     "peak_mib": ("peak memory (GiB)", 1 / 1024), "parameters": ("parameters", 1), "threads": ("threads", 1),
@@ -194,89 +192,6 @@ def difference(metric: str, one: str = "recommended", other: str = "boosting", d
     """Score of one entrant minus that of another on the same splits; empty where either has not run."""
     values = rows(design).pivot(index="seed", columns="entrant", values=metric)
     return values.reindex(columns=[other, one]).diff(axis=1)[one]
-
-
-def promise(metrics: tuple[str, ...], chosen_on: tuple[int, ...]) -> None:
-    """The recommended preset minus boosting, on validation and on test stays: where it was chosen, and elsewhere; with
-    intervals that count the overlap of the splits."""
-    if there() and "recommended" in set(rows()["entrant"]):
-        lines = []
-        for title, chosen in (("on which settings were chosen", True), ("the others", False)):
-            for metric in metrics:
-                parts = {"validation stays": f"validation_{metric}", "test stays": metric}
-                both = pd.DataFrame({part: difference(m) for part, m in parts.items()}).dropna()
-                both = both[both.index.isin(chosen_on) == chosen] * METRICS[metric][2]
-                lost = points(both["validation stays"] - both["test stays"], overlap())
-                ahead = f"{(both['test stays'] > 0).sum()} of {len(both)}"
-                lines.append({"splits": title, "metric": METRICS[metric][0], **both.apply(points, overlap=overlap()),
-                              "lost on the way": lost, "test stays: above boosting on": ahead})  # fmt: skip
-        bookkit.table(lines)
-
-
-def account(calibrated: float = 0.015, active: float = 0.5) -> None:
-    """What was asked of the recommended preset, and what came of it: margins with 95 % t intervals."""
-    if there() and "recommended" in set(rows()["entrant"]):
-        own = rows()[rows()["entrant"] == "recommended"].set_index("seed")
-        whole, base = (rows(d).query("entrant == @e").set_index("seed")["s_past"]
-                       for d, e in (("ladder", "recommended"), ("table", "baseline")))  # fmt: skip
-        asked = [
-            *((f"{METRICS[m][0]} above that of {title}, times 100", 100 * difference(m, one, other))
-              for one, other, title in (("recommended", "boosting", "boosting"),
-                                        ("recommended", "tuned", "tuned boosting"),
-                                        ("average", "boosting", "boosting, by the average of both"))
-              for m in ("auroc", "auprc")),
-            *((f"AUROC above that of boosting at {hour:g} hours, times 100", 100 * difference(f"auroc_{hour:g}h"))
-              for hour in HOURS[:-1]),
-            (f"calibrated, an error of at most {calibrated:g} (times 100)", 100 * (calibrated - own["ece_calibrated"])),
-            (IF_TRUE, 100 * (calibrated - own["ece_expected"])),
-            (f"more than {active:g} of the units active at the top level", own["au_ratio_top"] - active),
-            ("a decoder that uses its latents (nats per set)", own["decoder_use_current"]),
-            ("an h that uses more of the past than the baseline's (S_past)", difference("s_past", other="baseline")),
-            ("the same before the refit (S_past)", whole - base),
-            ("a likelihood not below improved's, by distortion and KL together (nats per event)",
-             -difference("negative_elbo", other="improved")),
-            ("the same for the distortion alone", -difference("nll_per_event", other="improved")),
-            ("not asked: a likelihood not below the baseline's, by both together",
-             -difference("negative_elbo", other="baseline")),
-        ]  # fmt: skip
-        lines = []
-        for goal, margin in asked:
-            d = margin.dropna()
-            inner, wide = (t_interval(d, overlap=shared_stays) for shared_stays in (0, overlap()))
-            said = "reached" if inner[0] > 0 else "missed" if inner[1] < 0 else "not decided by so many splits"
-            said += ONLY if (inner[0] > 0 or inner[1] < 0) and wide[0] < 0 < wide[1] else ""
-            said = "–" if goal == IF_TRUE else said if len(d) > 2 else "too few splits yet"
-            digits = 3 if "S_past" in goal else 2
-            counted = f"[{wide[0]:+.{digits}f}, {wide[1]:+.{digits}f}]" if len(d) > 1 else "–"
-            lines.append({"asked for": goal, "margin [95 %]": points(margin, digits=digits),
-                          "[95 %], overlap counted": counted,
-                          "splits": len(d),
-                          "so it is": said})  # fmt: skip
-        bookkit.table(lines)
-
-
-def missing(metrics: tuple[str, ...]) -> None:
-    """What might stand between the recommended preset and more: numbers that speak for or against each answer, with
-    intervals that count the overlap of the splits."""
-    if there() and "recommended" in set(rows()["entrant"]):
-        half, whole = (f"at {share:g}" for share in sorted({e.share for e in suite().design("curve")[2]})[-2:])
-        gain = {e: (f"{e} {whole}", f"{e} {half}") for e in ("recommended", "boosting")}
-        asked = [
-            ("averaging", "the average of both, minus the preset", "table", [("average", "recommended")]),
-            ("averaging", "the average of both, minus boosting", "table", [("average", "boosting")]),
-            *(("patients", f"{e}: all stays, minus half of them", "curve", [pair]) for e, pair in gain.items()),
-            ("patients", "the gain of recommended, minus boosting's", "curve", list(gain.values())),
-        ]  # fmt: skip
-        lines = []
-        for answer, text, design, pairs in asked:
-            line = {"what might be missing": answer, "the number": text}
-            counted = overlap(*sum(pairs, ()), design=design)
-            for m in metrics:
-                first, *second = (difference(m, *pair, design) * METRICS[m][2] for pair in pairs)
-                d = (first - second[0] if second else first).dropna()
-                line |= {METRICS[m][0]: points(d, counted)}
-            lines.append(line | {"splits": len(d)})
-        bookkit.table(lines)
 
 
 def calibration() -> None:

@@ -16,6 +16,7 @@ from bookkit import STUDY, table
 from challenge import RESULTS
 from IPython.display import HTML, display
 
+from hsetvae.statistics import sign_flip_p
 from hsetvae.study import summary
 from hsetvae.verdicts import NOT_RUN, verdicts
 
@@ -90,7 +91,8 @@ def alone() -> None:
 
 
 def presets() -> None:
-    """The recommended presets that were scored on the test stays, in their order, and the present one."""
+    """The recommended presets that were scored on the test stays, in their order, and the present one: differences with
+    the interval that counts the overlap, and p by sign flips, which does not, from six splits on."""
     old = pd.read_csv(RESULTS / "challenge2012_earlier.csv")
     columns = ["entrant", "seed", "parameters", *MEASURES]
     now = competition.rows().query("entrant in ('recommended', 'boosting')")[columns]
@@ -103,6 +105,7 @@ def presets() -> None:
         line = {"preset, published": name, "parameters": f"{own['parameters'].iloc[0]:,.0f}", "splits": len(own)}
         for measure, title in MEASURES.items():
             d = 100 * (values[measure]["recommended"] - values[measure]["boosting"])
-            line[f"{title}, minus boosting's [95 %]"] = competition.points(d, competition.overlap())
+            p = f"; p {sign_flip_p(d.dropna()):.2g}" if d.count() > 5 else ""
+            line[f"{title}, minus boosting's [95 %]"] = competition.points(d, competition.overlap()) + p
         lines.append(line)
     table(lines)

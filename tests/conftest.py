@@ -173,3 +173,13 @@ def suite(ran_suite, tmp_path) -> Suite:
     """A copy of it, to change."""
     shutil.copytree(ran_suite, tmp_path / "suite")
     return load_suite(str(tmp_path / "suite" / "tiny_suite.toml"))
+
+
+@pytest.fixture
+def shown(monkeypatch) -> list[str]:
+    """The HTML that helpers of the book display."""
+    monkeypatch.syspath_prepend(str(ABLATIONS.parent / "book"))
+    pieces = []
+    for name in ("bookkit", "competition", "competition_ladder", "competition_tradeoff", "earlier", "explorer"):
+        monkeypatch.setattr(f"{name}.display", lambda piece: pieces.append(piece.data))
+    return pieces
