@@ -48,10 +48,11 @@ def factors() -> None:
     lines = []
     for question, rows in found.groupby("question", sort=False):
         for row in rows.itertuples():
-            lines.append({"question": question, "published": f"{row.published} ({row.commit})", "data": row.data,
-                          "effect [95 %]": row.effect, "n": row.n, "verdict": _kind(row.verdict)})  # fmt: skip
-        lines.append({"question": question, "published": "present", "data": "as declared", "n": rows["n_now"].iloc[0],
-                      "effect [95 %]": rows["effect_now"].iloc[0], "verdict": _kind(rows["now"].iloc[0])})  # fmt: skip
+            lines.append({"question": question, "verdict": _kind(row.verdict), "effect [95 %]": row.effect,
+                          "published": f"{row.published} ({row.commit})", "data": row.data, "n": row.n})  # fmt: skip
+        now = rows.iloc[0]
+        lines.append({"question": question, "verdict": _kind(now["now"]), "effect [95 %]": now["effect_now"],
+                      "published": "present", "data": "as declared", "n": now["n_now"]})  # fmt: skip
     table(lines)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 
 import pandas as pd
+import readings
 from bookkit import (
     BUDGET,
     DIRECTIONS,
@@ -19,11 +20,13 @@ from bookkit import (
     table,
 )
 from IPython.display import HTML, display
+from simple import how_far
 
 from hsetvae import plots
+from hsetvae.declaration import Question, Study
 from hsetvae.designs import expand
 from hsetvae.statistics import compare, widening
-from hsetvae.study import StaleRecords, compared, effects, interactions, load_records, summary
+from hsetvae.study import StaleRecords, effects, interactions, load_records, summary
 
 
 class Factor:
@@ -96,8 +99,9 @@ class Factor:
         ))  # fmt: skip
 
     def table(self) -> None:
-        if records(self.budget) is not None:
+        if (r := records(self.budget)) is not None:
             self._endpoints(effects_table(self.budget))
+            box("How far these models get", f"<p>{how_far(r, STUDY.data | STUDY.budget(self.budget))}</p>")
 
     def _endpoints(self, found: pd.DataFrame, overlap: float = 0.0) -> None:
         """The effect on every endpoint; where splits share their stays, with the interval that counts this."""
@@ -108,8 +112,9 @@ class Factor:
 
         table([
             {"endpoint": row.endpoint + (" (primary)" if row.primary else ""), "difference [95 %]": signed(row),
-             **(wider(row) if overlap else {}), "matters from": STUDY.endpoints[row.endpoint].delta,
-             "p": f"{row.p:.3g}", "p (Holm)": f"{row.p_holm:.3g}", "positive": f"{row.positive:.0%}", "n": row.n}
+             **(wider(row) if overlap else {}), "p (Holm)": f"{row.p_holm:.3g}",
+             "matters from": STUDY.endpoints[row.endpoint].delta, "positive": f"{row.positive:.0%}",
+             "p": f"{row.p:.3g}", "n": row.n}
             for _, row in found.query("question == @self.q.name").iterrows()
         ])  # fmt: skip
 
@@ -120,9 +125,11 @@ class Factor:
         others = [f for f in STUDY.factorial if f != name]
         mean = {other: r.groupby([name, other])[e.name].mean() for other in others}
         alt = "; ".join(f"{name} {a}, {other} {b}: {x:.3g}" for other in others for (a, b), x in mean[other].items())
-        picture(plots.interaction_grid(r, name, others, e.name, f"{e.name} ({e.unit})"), f"Mean {e.name}. {alt}",
+        drawn = r.assign(**{f: r[f].map(self._values(STUDY.questions[f])) for f in STUDY.factorial})
+        picture(plots.interaction_grid(drawn, name, others, e.name, f"{e.name} ({e.unit})"), f"Mean {e.name}. {alt}",
                 f"{e.name} with both settings of {name}, beside each other factor: lines join means, a dot is a "
                 "replicate. Parallel lines: no interaction.")  # fmt: skip
+        display(HTML(f"<p>{readings.depends(STUDY, r, self.q)}</p>"))
         rows = interactions(STUDY, r, name)
         table([
             {"with": row.other, "endpoint": row.endpoint, "interaction [95 %]": signed(row),
@@ -130,23 +137,31 @@ class Factor:
             for _, row in rows.iterrows()
         ])  # fmt: skip
 
-    def mechanism(self) -> None:
-        if records(self.budget) is not None:
-            self._mechanism(records(self.budget))
+    @staticmethod
+    def _values(q: Question) -> dict[str, str]:
+        """The values behind "reference" and "changed", as a legend has room for them."""
+        return {level: ", ".join(map(str, getattr(q, level).values())) for level in ("reference", "changed")}
 
-    def _mechanism(self, r: pd.DataFrame) -> None:
-        """The measures that should move if the explanation holds: means and paired differences."""
-        r, rows = r[r["status"] == "finished"], []
-        for measure in self.q.mechanism:
-            means = r.groupby(self.q.name)[measure].mean()
-            row = pd.Series(vars(compared(measure, effects(STUDY, r, self.q.name, measure).to_numpy())))
-            rows.append({"measure": measure, "reference": means.get("reference"), "changed": means.get("changed"),
-                         "difference [95 %]": signed(row)})  # fmt: skip
+    def mechanism(self, explanations: dict[str, dict[str, str]]) -> None:
+        """The measures that should move if an explanation holds, and what each explanation asks of them."""
+        display(HTML(f"<p>{readings.rule(self.q)}</p>"))
+        if (r := records(self.budget)) is not None:
+            self._mechanism(STUDY, r, explanations, effects_table(self.budget))
+
+    def _mechanism(self, study: Study, r: pd.DataFrame, explanations: dict, found: pd.DataFrame) -> None:
+        """Means and paired differences of the measures, and which of the explanations stands."""
+        moves, rows = readings.moves(study, r, self.q), []
+        for move in moves:
+            reference, changed = readings.told_apart(*move.means)
+            rows.append({"measure": move.measure, "moved": move.seen(), "difference [95 %]": readings.effect(move.c),
+                         "reference": reference, "changed": changed})  # fmt: skip
         table(rows)
+        verdict = found.query("primary and question == @self.q.name")["verdict"].iloc[0]
+        display(HTML(readings.explained(moves, explanations, verdict)))
 
-    def elsewhere(self) -> None:
-        """The verdict on the same question from every other table that the study declares, all endpoints there, and the
-        measures of the mechanism."""
+    def elsewhere(self, explanations: dict[str, dict[str, str]]) -> None:
+        """The verdict on the same question from every other table that the study declares, how far the arms get, all
+        endpoints there, the measures of the mechanism and the explanations."""
         for name, study in ((name, STUDY.on(other.source)) for name, other in STUDY.tables.items()):
             try:
                 there = load_records(study, design="factorial")
@@ -155,9 +170,10 @@ class Factor:
                 continue
             found = summary(study, there, "factorial")
             row = found.query("primary and question == @self.q.name").iloc[0]
-            box(f"On {name}: {row.verdict}", f"<p>Seen: {signed(row)} in {self.judge()}, n = {row.n}.</p>")
+            box(f"On {name}: {row.verdict}", f"<p>Seen: {signed(row)} in {self.judge()}, n = {row.n}.</p>"
+                f"<p>{readings.reached(study, there)}</p>")  # fmt: skip
             self._endpoints(found, study.overlap)
-            self._mechanism(there)
+            self._mechanism(study, there, explanations, found)
 
     def reproduce(self) -> None:
         specs = expand(STUDY, self.budget, "factorial")

@@ -8,8 +8,10 @@ import os
 
 import numpy as np
 import pandas as pd
+import readings
 from bookkit import DIRECTIONS, STUDY, box, picture, provenance, settings_text, signed, table
 from IPython.display import HTML, display
+from simple import how_far
 
 from hsetvae import plots
 from hsetvae.config import PRESETS, Config
@@ -105,6 +107,7 @@ def forests(study: Study = STUDY, design: str = "add", rows: pd.DataFrame | None
         alt = "; ".join(f"{row.question}: {signed(row)}, {row.verdict}" for row in part.itertuples())
         picture(plots.forest(part, dots, e.delta, e.unit), f"Effects on {endpoint}. {alt}",
                 f"What each question changes in {endpoint} ({e.text}); n = {part['n'].max()} replicates.")  # fmt: skip
+        display(HTML(f"<p>{readings.far_out(part)}</p>"))
 
 
 def verdict_table(study: Study = STUDY, design: str = "add", rows: pd.DataFrame | None = None) -> None:
@@ -114,8 +117,9 @@ def verdict_table(study: Study = STUDY, design: str = "add", rows: pd.DataFrame 
     found = summary(study, records(design, study) if rows is None else rows, design).query("primary")
     table([
         {"question": row.question, "verdict": row.verdict, "difference [95 %]": f"{signed(row)} in {row.endpoint}",
-         "p (Holm)": f"{row.p_holm:.3g}", "claimed": DIRECTIONS[study.questions[row.question].direction],
-         "expected": DIRECTIONS[study.questions[row.question].expected], "n": row.n} for row in found.itertuples()
+         "claimed, expected": ", ".join(DIRECTIONS[way] for way in (q.direction, q.expected)),
+         "p (Holm)": f"{row.p_holm:.3g}", "n": row.n}
+        for row in found.itertuples() if (q := study.questions[row.question])
     ])  # fmt: skip
 
 
@@ -154,8 +158,8 @@ def without(seen: tuple[int, ...]) -> None:
         kept = found[~found["replicate"].isin(seen)]
         pair = [summary(STUDY, r, "factorial").query("primary").set_index("question") for r in (found, kept)]
         table([
-            {"question": f"{name}: {ours.endpoint}", f"n = {ours.n}": ours.verdict, "difference [95 %]": signed(ours),
-             f"n = {less.n}": less.verdict, "difference without them": signed(less)}
+            {"question": f"{name}: {ours.endpoint}", f"n = {ours.n}": ours.verdict, f"n = {less.n}": less.verdict,
+             "difference [95 %]": signed(ours), "difference without them": signed(less)}
             for (name, ours), (_, less) in zip(pair[0].iterrows(), pair[1].iterrows(), strict=True)
         ])  # fmt: skip
 
@@ -179,8 +183,9 @@ def replication() -> None:
     for name, ours in pair[0].iterrows():
         theirs, measure = pair[1].loc[name], ours["endpoint"]
         apart = abs(here[measure].to_numpy() - there[measure].to_numpy()).mean()
-        rows.append({"question": f"{name}: {measure}", "this book": ours["verdict"], "difference": signed(ours),
-                     "the other machine": theirs["verdict"], "difference there": signed(theirs),
+        rows.append({"question": f"{name}: {measure}", "this book": ours["verdict"],
+                     "the other machine": theirs["verdict"], "difference": signed(ours),
+                     "difference there": signed(theirs),
                      "the same run differs by": f"{apart:.3f}",
                      "SD between replicates": f"{here.groupby('arm')[measure].std().mean():.3f}"})  # fmt: skip
     table(rows)
@@ -203,10 +208,11 @@ def pairing() -> str:
         for q in asked(study) if found is not None else ():
             paired = effects(study, found, q.name, q.endpoint)
             means = found.groupby(["replicate", q.name])[q.endpoint].mean().unstack()
-            rows.append({"question": f"{q.name}: {q.endpoint}", "data": source, "replicates": len(paired),
+            rows.append({"question": f"{q.name}: {q.endpoint}, {source}",
+                         "one paired replicate is worth, unpaired": means.var().sum() / paired.var(),
                          "SD of the paired difference": f"{paired.std():.3f}",
                          "SD on splits of their own": f"{means.var().sum() ** 0.5:.3f}",
-                         "one paired replicate is worth, unpaired": means.var().sum() / paired.var()})  # fmt: skip
+                         "replicates": len(paired)})  # fmt: skip
     if not rows:
         return ""
     table(rows)
@@ -224,7 +230,7 @@ def mechanisms() -> None:
         parts = {True: [], False: []}
         for measure in dict.fromkeys((q.endpoint, *q.mechanism)):
             c = compared(measure, effects(STUDY, found, q.name, measure, "add").to_numpy())
-            parts[c.low > 0 or c.high < 0].append(f"{measure} {signed(c)}")
+            parts[readings.leaves_out_zero(c)].append(f"{measure} {readings.effect(c)}")
         seen = {"moved": "; ".join(parts[True]) or "–", "not seen to move": "; ".join(parts[False]) or "–"}
         if verdict[q.name].startswith("refuted"):
             refuted.append({"refuted claim": q.claim, **seen, "why we expected what we expected": q.why})
@@ -235,8 +241,10 @@ def mechanisms() -> None:
 
 
 def starting_point() -> None:
-    """How well the baseline predicts, to which every question is added."""
+    """How well the baseline predicts, to which every question is added, and what simple models reach there."""
     if (found := records("add")) is not None:
+        data = STUDY.data | STUDY.budget(STUDY.design("add").budget)
+        box("How far these models get", f"<p>{how_far(found, data)}</p>")
         auroc = found[found["arm"] == "reference"]["auroc"]
         display(HTML(f"<p>The baseline, to which every question is added, has a mean AUROC of {auroc.mean():.3f} "
                      f"(SD {auroc.std():.3f}, {len(auroc)} replicates).</p>"))  # fmt: skip
@@ -246,14 +254,16 @@ def survival() -> None:
     """The same steps in three surroundings: alone, taken out of the whole, and on the road (mean over the orders)."""
     kinds = ("add", "leave", "roadmap")
     if complete(*kinds):
-        rows = []
-        for q in (STUDY.questions[name] for name in STUDY.path):
-            row = {"step": q.name, "endpoint": q.endpoint}
-            for kind in kinds:
-                d = effects(STUDY, records(kind), q.name, q.endpoint, kind)
-                row[kind] = signed(pd.Series(vars(compared(q.endpoint, d.to_numpy()))))
-            rows.append(row)
-        table(rows)
+        found = {
+            q.name: {kind: effects(STUDY, records(kind), q.name, q.endpoint, kind) for kind in kinds}
+            for q in (STUDY.questions[name] for name in STUDY.path)
+        }
+        table([
+            {"step": name, **{kind: signed(compared(endpoint, d.to_numpy())) for kind, d in by.items()},
+             "endpoint": endpoint}
+            for name, by in found.items() if (endpoint := STUDY.questions[name].endpoint)
+        ])  # fmt: skip
+        display(HTML(f"<p>{readings.surviving(found)}</p>"))
 
 
 def roadmap(*measures: str, study: Study = STUDY) -> None:
@@ -274,14 +284,10 @@ def roadmap(*measures: str, study: Study = STUDY) -> None:
         ))  # fmt: skip
 
 
-def reached() -> None:
-    """How far the arms of the crossed factors get on real stays."""
-    if (found := records("factorial", REAL)) is not None:
-        mean = found.groupby("arm")["auroc"].mean()
-        display(HTML(
-            f"<p>The {len(mean)} arms reach mean AUROCs from {mean.min():.3f} ({html.escape(mean.idxmin())}) to "
-            f"{mean.max():.3f} ({html.escape(mean.idxmax())}) on {found['n'].median():.0f} unseen stays.</p>"
-        ))  # fmt: skip
+def reached(design: str) -> None:
+    """How far the arms of a design get on real stays, and the bars there."""
+    if (found := records(design, REAL)) is not None:
+        display(HTML(f"<p>{readings.reached(REAL, found)}</p>"))
 
 
 def register_provenance() -> None:
