@@ -6,7 +6,8 @@
 `facts` counts, and fits the baselines; it writes results/challenge2012.csv, and for one drawing
 results/challenge2012_stay.csv, when which variable was recorded in one stay.  `runs` scores trained runs on the stays
 they have not seen, beside gradient boosting fitted on the stays they have, and adds them to six tables in results/; a
-run that is there is replaced:
+run that is there is replaced.  The column `code` holds the fingerprint of the code that scored it, so score a run with
+the code that trained it:
 
     challenge2012_runs.csv          one row a run: scores, and what it cost
     challenge2012_curves.csv        one row an epoch: what was logged
@@ -31,6 +32,8 @@ import hsetvae
 from hsetvae.baselines import fit_baselines
 from hsetvae.config import stream
 from hsetvae.data import Cohort, Split, split
+from hsetvae.designs import modules_hash
+from hsetvae.entrants import KINDS
 from hsetvae.evaluate import evaluate, predict
 from hsetvae.events import Report, read_cohort
 from hsetvae.explain import deletion, deletion_ratio
@@ -40,9 +43,11 @@ from hsetvae.physionet import load_challenge2012
 from hsetvae.runs import Run, load_run
 from hsetvae.scores import score_all
 from hsetvae.skill import skill
+from hsetvae.study import HASHES
 
 RESULTS = Path(__file__).resolve().parent / "results"
 METRICS = ("auroc", "auprc", "brier", "ece")
+CODE = modules_hash(KINDS["model"].modules)  # the fingerprint by which a suite knows its runs of the model
 SPLITS = 5
 WRONG = 0.1  # share of the deaths, and of the survivors, that counts as the most confidently wrong
 EXPLAINED = 100  # stays of the deletion test
@@ -88,15 +93,15 @@ def recorded(cohort: Cohort) -> pd.DataFrame:
 
 
 def bars(cohort: Cohort) -> list[dict]:
-    """Scores of the baselines, one row per protocol, split, model and metric."""
-    protocols = {f"split {r}": split(cohort, r) for r in range(SPLITS)}
+    """Scores of the baselines, one row per protocol, split, model and metric; fitted with the seed of the split."""
+    protocols = {f"split {r}": (r, split(cohort, r)) for r in range(SPLITS)}
     groups = sorted(set(cohort.group.tolist()))
     if len(groups) > 1:
         name = f"fit {', '.join(groups[:-1])}, score {groups[-1]}"
-        protocols[name] = split(cohort, 0, score=groups[-1:])
+        protocols[name] = 0, split(cohort, 0, score=groups[-1:])
     rows = []
-    for protocol, parts in protocols.items():
-        for model, probability in fit_baselines(cohort, parts).items():
+    for protocol, (seed, parts) in protocols.items():
+        for model, probability in fit_baselines(cohort, parts, seed=seed).items():
             scores = score_all(cohort.outcome[parts.test], probability)
             for metric in METRICS:
                 low, high = scores[f"{metric}_low"], scores[f"{metric}_high"]
@@ -186,11 +191,11 @@ def deleted(run: Run, cohort: Cohort, index: np.ndarray) -> pd.DataFrame:
 
 def keep(name: str, table: pd.DataFrame, run: Run) -> None:
     """Replace the rows of a run in a table of results."""
-    path, table = RESULTS / f"challenge2012_{name}.csv", table.copy()
+    path, table = RESULTS / f"challenge2012_{name}.csv", table.assign(code=CODE)
     table.insert(0, "arm", run.folder.name)
     table.insert(1, "seed", run.seed)
     if path.exists():
-        old = pd.read_csv(path)
+        old = pd.read_csv(path, dtype=HASHES)
         table = pd.concat([old[(old["arm"] != run.folder.name) | (old["seed"] != run.seed)], table])
     table = table.sort_values(["arm", "seed"], kind="stable")
     write_atomically(path, table.to_csv(index=False, float_format="%.6g").encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 from pathlib import Path
 
@@ -12,10 +13,14 @@ from IPython.display import HTML, display
 
 from hsetvae.config import UserError
 from hsetvae.data import Cohort
+from hsetvae.designs import modules_hash
+from hsetvae.entrants import KINDS
+from hsetvae.study import HASHES
 
 RESULTS = Path(__file__).resolve().parent.parent / "ablations" / "results"
 SCORES = {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier score", "ece": "calibration error"}
 FACTS = pd.read_csv(RESULTS / "challenge2012.csv")
+CODE = modules_hash(KINDS["model"].modules)  # what rows of the present code carry
 
 
 def part(name: str) -> pd.Series:
@@ -57,19 +62,19 @@ def bars() -> pd.DataFrame:
 
 
 def bar_table() -> None:
-    """The bars: mean and range over the random splits, and each fixed protocol with its interval."""
-    rows = []
+    """The bars, a table for each protocol: mean and range over the random splits, a fixed one with its interval."""
     table = bars()
     table["kind"] = table["protocol"].where(~table["protocol"].str.startswith("split "), "random splits")
-    for (kind, model), part_ in table.groupby(["kind", "model"], sort=False):
-        row = {"protocol": kind, "model": model, "test stays": f"{part_['n'].iloc[0]:.0f}"}
-        for metric, text in SCORES.items():
-            values = part_[part_["metric"] == metric]
-            several = len(values) > 1
-            low, high = (values["value"].agg(["min", "max"]) if several else values[["low", "high"]].iloc[0]).tolist()
-            row[text] = f"{values['value'].mean():.3f} [{low:.3f}, {high:.3f}]"
-        rows.append(row)
-    bookkit.table(rows)
+    for kind, of_kind in table.groupby("kind", sort=False):
+        rows = []
+        for model, part_ in of_kind.groupby("model", sort=False):
+            row = {f"{kind}, {part_['n'].iloc[0]:.0f} test stays": model}
+            for metric, text in SCORES.items():
+                values = part_[part_["metric"] == metric]
+                ends = values["value"].agg(["min", "max"]) if len(values) > 1 else values[["low", "high"]].iloc[0]
+                row[text] = "{:.3f} [{:.3f}, {:.3f}]".format(values["value"].mean(), *ends)
+            rows.append(row)
+        bookkit.table(rows)
 
 
 def scored(run: pd.Series | dict, of: str = "") -> dict[str, str]:
@@ -85,18 +90,25 @@ def runs() -> None:
         bookkit.box("Not yet recorded", "<p>No run of the model on Challenge 2012 is recorded with this version. The "
                     "command below trains one, and the last line adds it to this page.</p>")  # fmt: skip
         return
-    table, rows = pd.read_csv(path), []
-    for seed, same in table.groupby("seed"):  # the runs of one seed have the same test stays
-        for run in same.to_dict("records"):
-            minutes = f"{(run['pretraining_seconds'] + run['seconds']) / 60:.0f}"
-            rows.append([run["arm"], seed, run["learned_stays"], run["n"], *scored(run).values(), minutes])
-        others = int(part("size")["stays"]) - run["n"]  # boosting selects nothing and learns from all other stays
-        rows.append(["gradient boosting", seed, others, run["n"], *scored(run, "boosting_").values(), "–"])
-    names = ["model", "seed of the split", "learned from (stays)", "test stays", *SCORES.values(), "minutes"]
+    table = pd.read_csv(path, dtype=HASHES)
+    _code_of(table)
     above = {SCORES[m]: (table[m] > table[f"boosting_{m}"]).sum() for m in ("auroc", "auprc")}
     said = ", ".join(f"{n} of {len(table)} by {text}" for text, n in above.items())
     display(HTML(f"<p>Runs above gradient boosting on the same test stays: {said}.</p>"))
-    bookkit.table(pd.DataFrame(rows, columns=names))
+    cost = []
+    for seed, same in table.groupby("seed"):  # the runs of one seed have the same test stays
+        n = int(same["n"].iloc[0])
+        who, split = f"split of seed {seed}, {n} test stays", {"seed of the split": seed}
+        rows = [{who: run["arm"], **scored(run)} for run in same.to_dict("records")]
+        bookkit.table([*rows, {who: "gradient boosting", **scored(same.iloc[0], "boosting_")}])
+        for run in same.to_dict("records"):
+            minutes = f"{(run['pretraining_seconds'] + run['seconds']) / 60:.0f}"
+            cost.append(
+                {"model": run["arm"], **split, "learned from (stays)": run["learned_stays"], "minutes": minutes}
+            )
+        others = int(part("size")["stays"]) - n  # boosting selects nothing and learns from all other stays
+        cost.append({"model": "gradient boosting", **split, "learned from (stays)": others, "minutes": "–"})
+    bookkit.table(cost)
     bookkit.provenance(f"Runs recorded {table['date'].min()} to {table['date'].max()} with hsetvae "
                        f"{', '.join(sorted(map(str, table['hsetvae'].unique())))}. Page built")  # fmt: skip
 
@@ -104,15 +116,30 @@ def runs() -> None:
 # --- one run ---------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def _of_other_code() -> None:
+    """Say once a page that rows on it were not made by the present code."""
+    made = "<code>python ablations/challenge2012.py runs FOLDER --data FILE</code>"
+    bookkit.box("These runs are of other code", "<p>Numbers of trained runs on this page were made by other code than "
+                f"the present one, or do not say by which: {made} makes them anew.</p>", "warning")  # fmt: skip
+
+
+def _code_of(rows: pd.DataFrame) -> None:
+    """Look whether rows that are shown are of the present code."""
+    if "code" not in rows or (rows["code"] != CODE).any():
+        _of_other_code()
+
+
 def recorded(what: str, arm: str, seed: int) -> pd.DataFrame:
     """The rows of one run in a table of `ablations/challenge2012.py runs`: runs, curves, skill, ….
-    UserError where it has none."""
+    UserError where it has none; the page says once when they are of other code."""
     path = RESULTS / f"challenge2012_{what}.csv"
-    table = pd.read_csv(path)
+    table = pd.read_csv(path, dtype=HASHES)
     rows = table[(table["arm"] == arm) & (table["seed"] == seed)]
     if rows.empty:
         there = ", ".join(f"{a} with seed {s}" for a, s in table[["arm", "seed"]].drop_duplicates().to_numpy())
         raise UserError(f"{path.name} has no run {arm} with seed {seed}; it has {there}")
+    _code_of(rows)
     return rows.reset_index(drop=True)
 
 
@@ -122,16 +149,64 @@ def beside_boosting(run: pd.Series) -> None:
     bookkit.table([{"model": model, **scored(run, of)} for model, of in models.items()])
 
 
-def gallery(arm: str, seed: int, facts: int) -> None:
-    """For each group of the most confidently wrong stays the facts in which it is most unlike the others."""
+def read_curves(curves: pd.DataFrame) -> None:
+    """What the figure of the curves shows, in words made from the record."""
+    first, last, epochs = curves.iloc[0], curves.iloc[-1], len(curves)
+    moved = curves[["beta", "kl", "validation_bce"]].diff().iloc[1:]  # from the end of an epoch to the end of the next
+    turned = moved[moved["beta"] != 0]
+    against = (np.sign(turned["kl"]) == -np.sign(turned["beta"])).sum()
+    lowest = curves.loc[curves["validation_bce"].idxmin(), "epoch"]
+    below = (curves["validation_bce"] < curves["bce"]).sum()
+    shortened = (curves["gradient_norm_clipped"] < curves["gradient_norm"]).sum()
+    said = {
+        "Distortion": f"that of the current set is {first['distortion_current']:.2f} nats a set at the end of the "
+        f"first epoch and {last['distortion_current']:.2f} at that of the last, while its weight goes from "
+        f"{first['reconstruction_weight']:.2f} to {last['reconstruction_weight']:.2f}.",
+        "KL": f"from one epoch to the next it moves against beta in {against} of the {len(turned)} cases in which "
+        "beta moves.",
+        "Cross-entropy": f"the validation line falls in {(moved['validation_bce'] < 0).sum()} of {len(moved)} cases, "
+        f"is lowest after epoch {lowest:.0f}, and lies below the training line at the end of {below} of {epochs} "
+        "epochs.",
+        "Gradient": f"it is shortened at the end of {shortened} of {epochs} epochs, of the last from a norm of "
+        f"{last['gradient_norm']:.2f} to {last['gradient_norm_clipped']:.2f}.",
+    }
+    display(HTML("<ul>" + "".join(f"<li><em>{name}</em>: {text}</li>" for name, text in said.items()) + "</ul>"))
+
+
+def _apart(arm: str, seed: int) -> dict[str, pd.DataFrame]:
+    """For each group of the most confidently wrong stays the facts with a spread, those furthest apart first."""
     table = recorded("failures", arm, seed)
     table["apart"] = (table["these"] - table["others"]) / table["spread"]
-    for group, rows in table.groupby("group", sort=False):
-        top = rows.loc[rows["apart"].abs().sort_values(ascending=False).index].head(facts)
+    table = table.dropna(subset="apart").sort_values("apart", key=np.abs, ascending=False, kind="stable")
+    return {group: table[table["group"] == group] for group in sorted(table["group"].unique())}
+
+
+def gallery(arm: str, seed: int, facts: int) -> None:
+    """For each group of the most confidently wrong stays the facts in which it is most unlike the others."""
+    for group, rows in _apart(arm, seed).items():
+        top = rows.head(facts)
         bookkit.table({group: top["fact"], "mean of these": [number(v) for v in top["these"]],
                        "of the others": [number(v) for v in top["others"]],
                        "apart (SD)": [f"{v:+.2f}" for v in top["apart"]],
                        "stays, at least": [number(v) for v in top["n"]]})  # fmt: skip
+
+
+def read_gallery(arm: str, seed: int) -> None:
+    """What sets each group of the gallery apart, and whether its values are like those of the other outcome."""
+    groups, lines = _apart(arm, seed), []
+    for group, rows in groups.items():
+        same, other = ("deaths", "survivors") if group.startswith("deaths") else ("survivors", "deaths")
+        top = rows.iloc[0]
+        means = f"{number(top['these'])} against {number(top['others'])}, {abs(top['apart']):.1f} SD apart"
+        line = (
+            f"<em>{group.capitalize()}</em> differ from the other {same} most in {html.escape(top['fact'])}: {means}."
+        )
+        for opposite in (found for name, found in groups.items() if name != group):
+            both = rows[rows["apart"] != 0].merge(opposite, on="fact", suffixes=("", "_opposite"))
+            towards = (both["apart"] * (both["others_opposite"] - both["others"]) > 0).sum()
+            line += f" In {towards} of {len(both)} facts they differ from them towards the other {other}."
+        lines.append(f"<li>{line}</li>")
+    display(HTML(f"<ul>{''.join(lines)}</ul>"))
 
 
 def deletion(arm: str, seed: int) -> None:

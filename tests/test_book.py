@@ -150,9 +150,10 @@ def test_runs_on_challenge_2012_are_shown_when_they_are_recorded_and_missed_when
     row |= {"hsetvae": "1", "date": "2025-01-01"}
     pd.DataFrame([row]).to_csv(tmp_path / "challenge2012_runs.csv", index=False)
     challenge.runs()
-    assert "mine" in shown[-2] and "0.500 [0.500, 0.500]" in shown[-2] and "2025-01-01" in shown[-1]
-    assert "0.750 [0.750, 0.750]" in shown[-2], "the bar stands beside the run"
-    assert "<td>2</td>" in shown[-2], "the minutes hold both trainings"
+    *_, scores, cost, made = shown
+    assert "mine" in scores and "0.500 [0.500, 0.500]" in scores and "2025-01-01" in made
+    assert "0.750 [0.750, 0.750]" in scores, "the bar stands beside the run"
+    assert "<td>2</td>" in cost, "the minutes hold both trainings"
 
 
 def test_the_facts_about_challenge_2012_say_which_sets_version_and_date_they_are_of():
