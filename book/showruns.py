@@ -1,4 +1,4 @@
-"""What the pages show of a run: its diagnosis, its scores, its values with their units, the meaning of what it logged."""
+"""What the pages show of a run: its diagnosis, its scores, units of its values, the meaning of what it logged."""
 
 from __future__ import annotations
 

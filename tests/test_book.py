@@ -145,6 +145,7 @@ def test_an_explorer_shows_one_figure_at_a_time_and_says_what_is_on_each(shown):
     assert len(re.findall(r'<input type="radio" name="some"', shown[0])) == 2 == shown[0].count("<label><input")
     assert re.findall(r'id="(some-\d)" checked', shown[0]) == ["some-1"]
     assert 'alt="a figure about two &amp; three"' in shown[0]
+    assert ">a figure about two &amp; three</p>" in shown[0], "to be read where a figure is small"
     assert not plt.get_fignums()
 
 
@@ -344,18 +345,3 @@ def test_an_ingredient_is_good_for_what_is_worse_without_it(shown, monkeypatch):
     assert "Good for none of these: boosting as a teacher." in shown[-1]
     competition_ladder.worth(alone=True)
     assert "No ingredient has three splits yet" in shown[-1]
-
-
-def test_units_are_those_of_the_glossary_and_a_unit_nobody_told_is_the_readers(shown):
-    import showruns
-
-    from hsetvae.simulate import simulate
-
-    glossary = (ROOT / "book" / "glossary.md").read_text().split("## The clinic")[1]
-    entries = {term: text for term, text in re.findall(r"^(\S.*)\n((?:  .*\n)+)", glossary, flags=re.M)}
-    assert set(showruns.UNITS) == set(simulate(stays=1).cohort.variables)
-    for name, unit in showruns.UNITS.items():
-        said = entries[name].replace("Breaths", "breaths").replace("Years", "years").replace("3 (deep coma)", "3")
-        assert unit == "–" or unit in said, f"the glossary gives {name} another unit"
-    showruns.in_units(pd.DataFrame({"variable": ["Temp", "Mood"], "mean": [37.0, None]}), showruns.UNITS)
-    assert re.findall(r"<td>(.*?)</td>", shown[-1]) == ["Temp", "degrees Celsius", "37", "Mood", "yours", "–"]
