@@ -26,19 +26,24 @@ def svg(figure: Figure) -> str:
 def explorer(name: str, label: str, frames: dict[str, tuple[Figure, str]], caption: str, start: int = 0) -> None:
     """Show one of `frames` (setting -> figure, text for who cannot see it) at a time, first the one at `start`.
 
-    `name` is unique on the page; `label` says what the settings are.
+    `name` is unique on the page; `label` says what the settings are.  The text also stands below its figure,
+    because what is written in a figure shrinks with it on a phone.
     """
     buttons = "".join(
         f'<label><input type="radio" name="{name}" id="{name}-{i}"{" checked" * (i == start)}> '
         f"{html.escape(setting)}</label>"
         for i, setting in enumerate(frames)
     )
-    images = "".join(f'<img src="{svg(figure)}" alt="{html.escape(alt)}" />' for figure, alt in frames.values())
+    images = "".join(
+        f'<div><img src="{svg(figure)}" alt="{html.escape(alt)}" /><p aria-hidden="true">{html.escape(alt)}</p></div>'
+        for figure, alt in frames.values()
+    )
     rules = "".join(
-        f".explorer:has(#{name}-{i}:checked) img:nth-of-type({i + 1}) {{ display: block }}" for i in range(len(frames))
+        f".explorer:has(#{name}-{i}:checked) figure > div:nth-of-type({i + 1}) {{ display: block }}"
+        for i in range(len(frames))
     )
     display(HTML(
-        f"<style>.explorer figure img {{ display: none }} {rules}</style>"
+        f"<style>.explorer figure > div {{ display: none }} {rules}</style>"
         f'<fieldset class="explorer"><legend>{html.escape(label)}</legend>{buttons}'
         f"<figure>{images}<figcaption>{html.escape(caption)}</figcaption></figure></fieldset>"
     ))  # fmt: skip

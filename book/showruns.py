@@ -1,4 +1,4 @@
-"""What the pages show of a run: its diagnosis, its scores, the meaning of what it logged."""
+"""What the pages show of a run: its diagnosis, its scores, units of its values, the meaning of what it logged."""
 
 from __future__ import annotations
 
@@ -13,6 +13,19 @@ MEASURES = {
     "collapsed": "share collapsed (0.01, 0.01)", "mean_sigma": "mean sigma", "s_past": "S_past", "s_cur": "S_cur",
     "zh_cka": "similarity of z and h (CKA)", "probe_gain": "probe gain of h over z (R²)",
 }  # fmt: skip
+UNITS = {
+    "Age": "years", "BUN": "mg/dL", "Creatinine": "mg/dL", "GCS": "3 to 15", "Gender": "0 or 1", "Glucose": "mg/dL",
+    "HCO3": "mmol/L", "HR": "beats a minute", "K": "mEq/L", "Lactate": "mmol/L", "MAP": "mmHg", "Na": "mEq/L",
+    "PaCO2": "mmHg", "PaO2": "mmHg", "Platelets": "cells/nL", "RespRate": "breaths a minute", "SaO2": "per cent",
+    "SysABP": "mmHg", "Temp": "degrees Celsius", "Urine": "mL", "WBC": "cells/nL", "pH": "–",
+}  # fmt: skip
+
+
+def in_units(table: pd.DataFrame, units: dict[str, str]) -> None:
+    """Show a table with the unit of each variable beside it; a unit that nobody has told is that of the reader."""
+    table = table.copy()
+    table.insert(table.columns.get_loc("variable") + 1, "unit", table["variable"].map(units).fillna("yours"))
+    bookkit.table(table.astype(object).where(table.notna(), "–"))
 
 
 def measures(found: dict[str, dict]) -> None:

@@ -135,6 +135,7 @@ def test_an_explorer_shows_one_figure_at_a_time_and_says_what_is_on_each(shown):
     assert len(re.findall(r'<input type="radio" name="some"', shown[0])) == 2 == shown[0].count("<label><input")
     assert re.findall(r'id="(some-\d)" checked', shown[0]) == ["some-1"]
     assert 'alt="a figure about two &amp; three"' in shown[0]
+    assert ">a figure about two &amp; three</p>" in shown[0], "to be read where a figure is small"
     assert not plt.get_fignums()
 
 
