@@ -34,7 +34,7 @@ from hsetvae.study import StaleRecords, asked, load_records, summary
 from hsetvae.verdicts import crossed, verdicts
 
 STARTED = time.monotonic()
-SENTENCE = 30  # characters from which on the last cell of a row counts as words to be read
+NAME, SENTENCE = 12, 30  # characters from which on the first and the last cell of a row count as words to be read
 WARN = warnings.showwarning
 plt.rcParams["axes.prop_cycle"] = plt.cycler(color=sns.color_palette("colorblind"))
 
@@ -61,8 +61,10 @@ def table(columns: dict | list | pd.DataFrame, escape: bool = True) -> None:
     With `escape` off, texts are HTML already.
     """
     frame = pd.DataFrame(columns)
-    kind = "sentences" if (frame.iloc[:, -1:].astype(str).map(len) > SENTENCE).to_numpy().any() else None
-    shown = frame.to_html(index=False, border=0, escape=escape, float_format=number, justify="left", classes=kind)
+    letters = frame.map(lambda cell: len(re.sub("<[^>]*>", "", cell)) if isinstance(cell, str) else 0).max()
+    ends = {"names": letters[:1] > NAME, "sentences": letters[-1:] > SENTENCE}
+    kinds = [kind for kind, long in ends.items() if long.any()]
+    shown = frame.to_html(index=False, border=0, escape=escape, float_format=number, justify="left", classes=kinds)
     display(HTML(shown))
 
 
