@@ -34,7 +34,7 @@ from hsetvae.study import StaleRecords, asked, load_records, summary
 from hsetvae.verdicts import crossed, verdicts
 
 STARTED = time.monotonic()
-NAME, SENTENCE = 12, 30  # characters from which on the first and the last cell of a row count as words to be read
+NAME, SENTENCE = 9, 30  # characters from which on the first and the last cell of a row count as words to be read
 WARN = warnings.showwarning
 plt.rcParams["axes.prop_cycle"] = plt.cycler(color=sns.color_palette("colorblind"))
 
@@ -55,13 +55,18 @@ def number(x: float) -> str:
     return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
 
 
+def _longest(cell) -> int:
+    """Characters of the longest line of a cell, without its marks; a number is no words."""
+    return max(len(re.sub("<[^>]*>", "", line)) for line in cell.split("<br>")) if isinstance(cell, str) else 0
+
+
 def table(columns: dict | list | pd.DataFrame, escape: bool = True) -> None:
     """Show columns as a plain HTML table; numbers other than text are rounded to three digits.
 
     With `escape` off, texts are HTML already.
     """
     frame = pd.DataFrame(columns)
-    letters = frame.map(lambda cell: len(re.sub("<[^>]*>", "", cell)) if isinstance(cell, str) else 0).max()
+    letters = frame.map(_longest).max()
     ends = {"names": letters[:1] > NAME, "sentences": letters[-1:] > SENTENCE}
     kinds = [kind for kind, long in ends.items() if long.any()]
     shown = frame.to_html(index=False, border=0, escape=escape, float_format=number, justify="left", classes=kinds)
