@@ -20,6 +20,18 @@ def shown(monkeypatch) -> list[str]:
     return pieces
 
 
+def test_a_table_says_whether_its_rows_begin_with_names_and_end_with_sentences(shown):
+    import bookkit
+
+    sentence = "words that are to be read, not only looked up"
+    for columns in ({"n": [1], "p": [0.123456789012345]}, {"a": ["a long name"], "b": [sentence]}, {}):
+        bookkit.table(columns)
+    bookkit.table({"a": ["<b title='that is not seen'>x</b>"], "b": ["one line<br>and a second"]}, escape=False)
+    assert re.findall('class="([^"]+)"', "".join(shown)) == [
+        "dataframe", "dataframe names sentences", "dataframe", "dataframe"
+    ]  # fmt: skip
+
+
 def test_an_explorer_shows_one_figure_at_a_time_and_says_what_is_on_each(shown):
     from explorer import explorer
 
