@@ -34,7 +34,7 @@ from hsetvae.study import StaleRecords, asked, load_records, summary
 from hsetvae.verdicts import crossed, verdicts
 
 STARTED = time.monotonic()
-SENTENCE = 30  # characters from which on the last cell of a row counts as words to be read
+NAME, SENTENCE = 9, 30  # characters from which on the first and the last cell of a row count as words to be read
 WARN = warnings.showwarning
 plt.rcParams["axes.prop_cycle"] = plt.cycler(color=sns.color_palette("colorblind"))
 
@@ -55,15 +55,22 @@ def number(x: float) -> str:
     return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
 
 
-def table(columns: dict | list | pd.DataFrame, escape: bool = True) -> None:
+def _longest(cell) -> int:
+    """Characters of the longest line of a cell, without its marks; a number is no words."""
+    return max(len(re.sub("<[^>]*>", "", line)) for line in cell.split("<br>")) if isinstance(cell, str) else 0
+
+
+def table(columns: dict | list | pd.DataFrame, escape: bool = True, fold: str = "") -> None:
     """Show columns as a plain HTML table; numbers other than text are rounded to three digits.
 
-    With `escape` off, texts are HTML already.
+    With `escape` off, texts are HTML already.  `fold` is the text behind which the table waits to be opened.
     """
     frame = pd.DataFrame(columns)
-    kind = "sentences" if (frame.iloc[:, -1:].astype(str).map(len) > SENTENCE).to_numpy().any() else None
-    shown = frame.to_html(index=False, border=0, escape=escape, float_format=number, justify="left", classes=kind)
-    display(HTML(shown))
+    letters = frame.map(_longest).max()
+    ends = {"names": letters[:1] > NAME, "sentences": letters[-1:] > SENTENCE}
+    kinds = [kind for kind, long in ends.items() if long.any()]
+    shown = frame.to_html(index=False, border=0, escape=escape, float_format=number, justify="left", classes=kinds)
+    display(HTML(f"<details><summary>{html.escape(fold)}</summary>{shown}</details>" if fold else shown))
 
 
 def box(title: str, body: str, kind: str = "note") -> None:

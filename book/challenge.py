@@ -227,10 +227,12 @@ def skill(arm: str, seed: int, most: int) -> None:
         perfect = part_["skill"].isna()  # a bar that makes no error leaves nothing to be skilled at
         display(HTML(f"<p>Of {len(part_)} variables better than both bars: {better}; worse than the mean: {worse}, "
                      f"among them {perfect.sum()} that a bar says without error, which are left out below. "
-                     f"The {most} others measured most often:</p>"))  # fmt: skip
+                     f"The {most} of the others that are measured most often:</p>"))  # fmt: skip
         part_ = part_[~perfect]
         names = {"n": "values", "model": "error of the model", "last": "of the last value", "mean": "of the mean"}
-        bookkit.table(part_.head(most)[["variable", *names, "skill"]].rename(columns=names))
+        part_ = part_[["variable", *names, "skill"]].rename(columns=names)
+        bookkit.table(part_.head(most))
+        bookkit.table(part_.tail(-most), fold=f"The others ({len(part_) - most})")
 
 
 def carried(arm: str, seed: int) -> tuple[int, int]:

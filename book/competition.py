@@ -171,9 +171,9 @@ def differences(metrics: tuple[str, ...], design: str = "table", entrants: tuple
                 name, _, unit = METRICS[row.metric]
                 seen = f"{row.estimate * unit:+.2f} [{row.low * unit:+.2f}, {row.high * unit:+.2f}]"
                 wide = f"[{row.low_overlap * unit:+.2f}, {row.high_overlap * unit:+.2f}]"
-                lines.append({"entrant": row.title, "metric": name, "difference [95 %]": seen,
+                lines.append({"entrant": row.title, "metric": name, "so it is": row.words, "difference [95 %]": seen,
                               "[95 %], overlap counted": wide, "p": f"{row.p:.3g}",
-                              "pairs": int(row.pairs), "so it is": row.words})  # fmt: skip
+                              "pairs": int(row.pairs)})  # fmt: skip
         if lines:
             bookkit.table(lines)
         else:

@@ -96,10 +96,9 @@ def account(
         said += ONLY if (inner[0] > 0 or inner[1] < 0) and wide[0] < 0 < wide[1] else ""
         said = "–" if goal == IF_TRUE else said if len(d) > 2 else "too few splits yet"
         digits = 3 if "S_past" in goal else 2
-        lines.append({"asked for": goal, "margin [95 %]": points(margin, digits=digits),
+        lines.append({"asked for": goal, "so it is": said, "margin [95 %]": points(margin, digits=digits),
                       "[95 %], overlap counted": points(margin, counted, digits).partition(" ")[2] or "–",
-                      "p": "–" if goal == IF_TRUE else f"{sign_flip_p(d):.2g}", "splits": len(d),
-                      "so it is": said})  # fmt: skip
+                      "p": "–" if goal == IF_TRUE else f"{sign_flip_p(d):.2g}", "splits": len(d)})  # fmt: skip
     bookkit.table(lines)
 
 

@@ -1,18 +1,22 @@
-"""The notation table: every symbol with the expression that holds it, evaluated on a batch before it is shown."""
+"""The notation table: every symbol with the expression that holds it, evaluated on a batch before it is shown; and all
+settings, from the class that holds them."""
 
 from __future__ import annotations
 
 import functools
+import html
 import inspect
+import re
 from pathlib import Path
 
 import bookkit
 import pandas as pd
 import torch
-from IPython.display import Markdown, display
+from IPython.display import HTML, Markdown, display
 
-from hsetvae.config import IMPROVED
+from hsetvae.config import IMPROVED, PRESETS, Config
 from hsetvae.data import Standardiser, collate, split
+from hsetvae.diagnostics import MI_SETS
 from hsetvae.model import HSetVAE, initialise
 from hsetvae.objective import class_weight_at, level_weights, objective, reconstruction_weight_at
 from hsetvae.simulate import simulate
@@ -34,7 +38,7 @@ def known(stays: int) -> dict:
     weights = {f.__name__: f for f in (level_weights, reconstruction_weight_at, class_weight_at)}
     terms = objective(output, batch, config, step=1, total=10).values
     return {"config": config, "cohort": cohort, "batch": batch, "model": model, "output": output, "terms": terms,
-            "study": bookkit.STUDY, "step": 1, "total": 10, "l": LEVEL, **weights}  # fmt: skip
+            "study": bookkit.STUDY, "MI_SETS": MI_SETS, "step": 1, "total": 10, "l": LEVEL, **weights}  # fmt: skip
 
 
 @functools.cache
@@ -59,9 +63,30 @@ def checked(stays: int) -> pd.DataFrame:
 def show(part: str, stays: int) -> None:
     """One part of the table as Markdown, formulas rendered; checked on a batch from `stays` simulated patients."""
     rows = checked(stays).query("part == @part")
-    columns = [name for name in ("symbol", "meaning", "unit", "shape", "code") if rows[name].any()]
+    columns = [name for name in ("symbol", "meaning", "unit", "shape") if rows[name].any()]
     lines = [columns, ["---"] * len(columns)]
     for row in rows.to_dict("records"):
-        row |= {"code": f"`{row['code']}`", "shape": row["shape"].replace(" ", " × ")}
+        row |= {"meaning": f"{row['meaning']}<br>`{row['code']}`", "shape": row["shape"].replace(" ", " × ")}
         lines.append([row[name] for name in columns])
     display(Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines)))
+
+
+def settings() -> None:
+    """Every setting: meaning, unit, choices, and the value in each preset, under the headings of its class."""
+    presets = {name: preset.to_dict() for name, preset in PRESETS.items()}
+    described, groups = {name: rest for name, *rest in Config.describe()}, {}
+    for heading, name in re.findall(r"# --- (.+?) -+\n|^    (\w+): ", inspect.getsource(Config), flags=re.M):
+        if heading:
+            groups[heading.partition(" (")[0]] = rows = []
+        else:
+            kind, _, unit, ledger, text = described.pop(name)
+            first, *others = ((who, values[name]) for who, values in presets.items())
+            differ = [f"{who}: {value}" for who, value in others if value != first[1]]
+            meaning = [text + f" ({unit})" * bool(unit), kind * ("|" in kind), f"row {ledger}" * bool(ledger)]
+            rows.append({"setting": f"<code>{name.replace('_', '_<wbr>')}</code>",
+                         "meaning (unit); choices": "<br>".join(html.escape(part) for part in meaning if part),
+                         "value": "<br>".join([str(first[1]), *differ])})  # fmt: skip
+    assert not described, f"settings under no heading: {', '.join(described)}"
+    for heading, rows in groups.items():
+        display(HTML(f"<h3>{heading.capitalize()}</h3>"))
+        bookkit.table(rows, escape=False)

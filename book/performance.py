@@ -75,12 +75,13 @@ def side_by_side() -> pd.DataFrame:
 
 
 def agreement() -> pd.DataFrame:
-    """Relative errors: a row per model, a column per device, precision and quantity."""
+    """Relative errors: a row per quantity, device and precision, a column per model."""
     table = record("gpu").query("unit == 'relative error' and name != 'KL divergence'")
     where = table["device"].map({"cpu": "CPU", "cuda": "GPU"}) + " " + table["precision"]
-    wide = table.assign(column=table["name"] + ", " + where).pivot(index="model", columns="column", values="value")
-    wide = wide[sorted(wide, key=lambda name: ("bfloat16" in name, "GPU" in name, name))]
-    return wide.map("{:.0e}".format).reset_index().rename_axis(None, axis=1)
+    long = table.assign(error=table["name"] + ", " + where).pivot(index="error", columns="model", values="value")
+    long = long.loc[sorted(long.index, key=lambda name: ("bfloat16" in name, "GPU" in name, name))]
+    shown = long.map("{:.0e}".format).rename_axis("relative error of").rename_axis(None, axis=1)
+    return shown.reset_index()
 
 
 def tried(about: str) -> None:
@@ -131,11 +132,11 @@ def counted(config: Config, batch: Batch, variables: int) -> dict[str, float]:
         step()
     parameters = sum(p.numel() for p in model.parameters())
     return {
-        "parameters": parameters,
         "GFLOP": flops.get_total_flops() / 1e9,
         "GB moved": launches.bytes / 1e9,
         "operations": launches.number,
         "MiB held": (sum(held.values()) + 4 * 4 * parameters) / 2**20,  # weights, gradients, two moments
+        "parameters": parameters,
     }
 
 

@@ -9,8 +9,16 @@ from pathlib import Path
 from .config import UserError
 from .files import write_atomically
 
-# What verdicts, effects, heads and data are made of, in the order of replacement; claims stay as they were declared.
+# The claims of the crossed factors; then what verdicts, effects, heads and data are made of, in the order of
+# replacement.  All other claims stay as they were declared.
 CHINESE = {
+    r"^A KL weight of 0\.1 instead of 0\.5 relieves posterior collapse$": "KL 权重取 0.1 而不是 0.5，可缓解后验坍缩",
+    r"^A learned position with a time encoder instead of RoPE gives h more of the history$":
+        "用带时间编码器的可学习位置代替 RoPE，h 得到更多历史",
+    r"^Clipping the gradient's norm at 0\.5 instead of its values at 1 steadies training$":
+        "把梯度的范数裁剪到 0.5，而不是把各分量裁剪到 1，训练更平稳",
+    r"^Attention by h·z instead of the mean pools h better for the outcome$":
+        "为预测结局汇聚 h，用 h·z 的注意力比取均值更好",
     r"undecided at n=(\d+)": r"n=\1 时未定",
     r"undecided \(closer to the bound than matters\)": "未定（与界限之差小到无关紧要）",
     r"undecided": "未定",
@@ -56,7 +64,7 @@ CHINESE = {
 
 
 def chinese(text: str) -> str:
-    """A verdict, an effect, a head or a tally in Chinese."""
+    """A verdict, an effect, a head, a tally or the claim of a crossed factor in Chinese."""
     for english, words in CHINESE.items():
         text = re.sub(english, words, text)
     return text

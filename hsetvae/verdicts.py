@@ -163,9 +163,11 @@ def as_markdown(table: pd.DataFrame, translated: Callable[[str], str] = str, hea
 
 
 def sections(study: Study, table: pd.DataFrame, translated: Callable[[str], str] = str) -> dict[str, str]:
-    """What stands between the marks of a README: the crossed factors, and the whole ledger with its measures."""
+    """What stands between the marks of a README: the crossed factors, their claims translated as well, and the whole
+    ledger with its measures."""
     ledger = [translated(tally(table)), as_markdown(table, translated), meanings(study, table)]
-    return {"findings": as_markdown(crossed(table), translated, HEAD[1:]), "verdicts": "\n\n".join(ledger)}
+    factors = crossed(table).assign(claim=lambda found: found["claim"].map(translated))
+    return {"findings": as_markdown(factors, translated, HEAD[1:]), "verdicts": "\n\n".join(ledger)}
 
 
 def publish_verdicts(study: Study, budget: str = "") -> list[Path]:

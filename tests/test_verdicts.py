@@ -196,6 +196,13 @@ def test_words_that_no_comparison_gives_have_chinese_too(words):
     )
 
 
+def test_the_claims_of_the_crossed_factors_have_chinese_words_and_keep_their_numbers():
+    declared = load_study(ROOT / "ablations" / "study.toml")
+    for claim in (declared.questions[name].claim for name in declared.factorial):
+        assert re.search("[\u4e00-\u9fff]", chinese(claim)), claim
+        assert set(re.findall(r"[\d.]*\d", claim)) == set(re.findall(r"[\d.]*\d", chinese(claim)))
+
+
 def test_publishing_a_design_keeps_the_records_of_the_others_and_each_run_once(study):
     run_made_up(study, "add", lift)
     publish(study, design="add")

@@ -15,9 +15,10 @@ def name(app, doctree) -> None:
 
 
 def speak(app, pagename, templatename, context, doctree) -> None:
-    """A screen reader hears the prompt that is seen, and not the same label for all."""
+    """A screen reader hears the prompt that is seen, not the same label for all, and how many references there are."""
     if doctree is not None:
-        context["body"] = context["body"].replace(' aria-label="Toggle hidden content"', "")
+        body = context["body"].replace(' aria-label="Toggle hidden content"', "")
+        context["body"] = body.replace(' role="doc-biblioentry"', ' role="listitem"')  # docutils' role is in no list
 
 
 def setup(app) -> dict:
