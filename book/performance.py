@@ -54,6 +54,16 @@ def value(name: str, unit: str, threads: int = 1) -> float:
     return float(table["value"].iloc[0])
 
 
+def alone() -> None:
+    """How fast the recommended preset predicts where nothing else runs, building of batches included."""
+    table = record("speed").query("name == 'build batches and predict, recommended'")
+    rates = ", ".join(f"{r.value:,.0f} with {r.threads} thread{'s' * (r.threads > 1)}" for r in table.itertuples())
+    if rates:
+        r = table.iloc[0]
+        text = f"Alone on a machine ({r['processor']}, {r['cores']} cores, {r['date']}) the recommended preset predicts"
+        bookkit.display(bookkit.HTML(f"<p>{html.escape(text)} so many stays a second: {rates}.</p>"))
+
+
 def gpu(unit: str, **at) -> float:
     """One number of the record of the GPU; float32 on the card where nothing else is said."""
     at = {"device": "cuda", "precision": "float32", **at}
