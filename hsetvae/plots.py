@@ -80,7 +80,7 @@ def interaction(table: pd.DataFrame, x: str, hue: str, value: str, unit: str, ax
         axis.scatter(place, part[value], s=14, alpha=0.5, color=PALETTE[i])
         mean = part.groupby(place)[value].mean()
         axis.plot(mean.index, mean, "o-", color=PALETTE[i], label=f"{hue} = {level}")
-    axis.set_xticks(range(len(levels[x])), [str(level) for level in levels[x]])
+    axis.set_xticks(range(len(levels[x])), [str(level).replace(", ", "\n") for level in levels[x]])
     axis.set(xlabel=x, ylabel=unit, xlim=(-0.4, len(levels[x]) - 0.6))
     axis.legend(fontsize="small", frameon=False)
     return axis
