@@ -24,7 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, RobustScaler, StandardScaler
 
 from .cohort import Cohort
-from .config import UserError, stream
+from .config import UserError, nearest, stream
 from .data import Split
 from .files import LOCK, PARTIAL, held, write_atomically
 from .scores import score_all
@@ -78,6 +78,8 @@ MODELS = {"logistic": ("logistic regression", logistic), "boosting": ("gradient 
 
 
 def fitted(name: str, X: np.ndarray, outcome: np.ndarray, seed: int):
+    if name not in MODELS:
+        raise UserError(f'there is no baseline "{name}"{nearest(name, MODELS)}: choose among {", ".join(MODELS)}')
     known = ~np.isnan(outcome)
     if len(np.unique(outcome[known])) < 2:
         raise UserError("the training stays need both outcomes, 0 and 1: give more stays or the outcome table")
@@ -130,11 +132,11 @@ class Baseline:
         return self.model.predict_proba(summary_features(cohort, index)[0][:, self.used])[:, 1]
 
     def evaluate(self, cohort: Cohort, index: np.ndarray | None = None) -> dict[str, float | int | None]:
-        """The scores that `evaluate` gives for a run, of the stays `index` (default: all) with a known outcome.
+        """The scores that `evaluate` gives for a run, of the stays `index` (default: unseen ones) with a known outcome.
 
         What a model of sets alone has, the likelihood of events and the KL, is None.  UserError without known outcomes.
         """
-        index = cohort.positions(index)
+        index = cohort.positions(self.unseen(cohort) if index is None else index)
         probability = self.predict(cohort, index)
         known = np.zeros(len(index), dtype=bool) if cohort.outcome is None else ~np.isnan(cohort.outcome[index])
         if not known.any():
@@ -188,6 +190,8 @@ def load_baseline(folder: str | os.PathLike) -> Baseline:
         model = fitted(name, X, outcome, seed)
     except UserError:
         raise
-    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{folder} is not a whole baseline ({error}): train it again") from None
+    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile, zlib.error):
+        raise UserError(
+            f"{folder} holds no baseline, or baseline.json or {FEATURES} is damaged: train one, or `load_run` a model"
+        ) from None
     return Baseline(name, variables, stays, used, model)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,15 +91,19 @@ def calibrate(run, cohort: Cohort, until: float | None = None) -> Calibrator:
     if hour not in kept or (comparable and kept[hour].outcomes != _hash(outcome[known].tobytes())):
         if len(index) < wanted:
             raise UserError(
-                f"{len(index)} of the {wanted} validation stays of {run.folder} are in this table: calibrate with the "
-                "table that the run was trained on; the calibration is then kept in its folder for other tables"
+                f"{run.folder} holds no calibration at hour {hour}, and {len(index)} of its {wanted} validation stays "
+                "are in this table: calibrate once with the table that the run was trained on, at the same hour; the "
+                "calibration is then kept in its folder for other tables"
             )
         if not known.any():
             raise UserError("no validation stay has a known outcome: give the outcome table (--outcomes FILE)")
         probability = probabilities(run, cohort, index[known], until)
         kept[hour] = Calibrator.fit(outcome[known], probability)
         hours = {name: dataclasses.asdict(one) for name, one in kept.items()}
-        write_atomically(run.folder / FILE, json.dumps({"weights": weights, "hours": hours}, indent=1).encode())
+        try:
+            write_atomically(run.folder / FILE, json.dumps({"weights": weights, "hours": hours}, indent=1).encode())
+        except UserError as error:
+            warnings.warn(f"the calibration is used now and not kept for other tables: {error}", stacklevel=2)
     return kept[hour]
 
 

@@ -72,8 +72,8 @@ class Cohort:
 
         A stay without a set until then keeps its first one, so that every stay can be scored.
         """
-        if np.isnan(hours).any():
-            raise UserError("a stay cannot be cut at an hour that is no number: give hours since its start")
+        if not np.issubdtype(np.asarray(hours).dtype, np.number) or not (np.asarray(hours) >= 0).all():
+            raise UserError(f"a stay cannot be cut at {hours!r}: give hours since its start, from 0 on")
         limit = np.repeat(np.broadcast_to(hours, len(self)), np.diff(self.first_set))
         kept = self.hours <= limit
         kept[self.first_set[:-1]] = True

@@ -50,6 +50,8 @@ def split(
     """
     if len(shares) != 3 or not all(0 <= share <= 1 for share in shares) or not sum(shares) > 0:
         raise UserError(f"shares are three numbers from 0 to 1, to learn, to select and to test; they are {shares}")
+    if isinstance(fit, str) or isinstance(score, str):
+        raise UserError(f'fit = {fit!r}, score = {score!r}: give lists of groups, such as ["a", "b"]')
     rng = np.random.default_rng(stream(seed, "split"))
     if fit is None and score is None:
         parts = _stratified(cohort, np.arange(len(cohort)), shares, rng)

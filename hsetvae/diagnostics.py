@@ -14,7 +14,7 @@ from torch import Tensor
 from .cohort import Cohort, ragged_rows
 from .config import Config, UserError, stream
 from .data import Standardiser
-from .evaluate import knows_outcomes
+from .evaluate import knows_outcomes, refuse_baseline
 from .measures import (
     active_units,
     calibration_table,
@@ -59,10 +59,14 @@ def diagnose(
     `most_sets` sets.  `state` (M, k), the true latent state at each set of a simulated cohort, adds how well z and h
     recover it.  Returns a dict that JSON can hold (None = undefined), with the same measures of the network before
     training under "untrained".  Deterministic from `seed`.
-    Raises UserError without stays, with other variables than the run's, or with a stay that is too long for the model.
+    Raises UserError without stays or with fewer than four sets, with other variables than the run's, with a stay that
+    is too long for the model, and for a baseline.
     """
+    refuse_baseline(run)
     index = _chosen(cohort, cohort.positions(run.unseen(cohort) if index is None else index), seed, most_sets)
     if state is not None:
+        if np.shape(state)[:1] != (len(cohort.hours),):
+            raise UserError(f"state has shape {np.shape(state)}: give one row for each of {len(cohort.hours)} sets")
         state = np.asarray(state, dtype=np.float64)[ragged_rows(cohort.first_set, index)[0]]
     part = cohort.subset(index)
     batches = double_batches(part, run.standardiser, run.config.max_sets)

@@ -65,10 +65,14 @@ def mean_terms(
     return means | ({} if counts["bce"] else {"bce": math.nan}), np.concatenate(logits)
 
 
-def _checked(run, cohort: Cohort, index: np.ndarray | None) -> np.ndarray:
-    """`index` as positions (default: all)."""
+def refuse_baseline(run) -> None:
     if isinstance(run, Baseline):
         raise UserError("this is a baseline, which has no sets and scores itself: call its own `predict` or `evaluate`")
+
+
+def _checked(run, cohort: Cohort, index: np.ndarray | None) -> np.ndarray:
+    """`index` as positions (default: all)."""
+    refuse_baseline(run)
     index = cohort.positions(index)
     if len(index) == 0:
         raise UserError(
@@ -129,12 +133,14 @@ def per_stay(run, cohort: Cohort, index: np.ndarray, until: float | None = None)
 def evaluate(
     run, cohort: Cohort, index: np.ndarray | None = None, until: float | None = None
 ) -> dict[str, float | int | None]:
-    """Scores on `index` (default: all stays), as known at the hour `until` (default: all of a stay): n, auroc, auprc,
-    accuracy, majority, brier, ece, nll_per_event, kl_per_set, each with `_low` and `_high`; nll in nats per event (None
-    unless the decoder is a likelihood of the current set), KL in nats per set.
+    """Scores on `index` (default: the stays that the run has not seen), as known at the hour `until` (default: all of a
+    stay): n, auroc, auprc, accuracy, majority, brier, ece, nll_per_event, kl_per_set, each with `_low` and `_high`; nll
+    in nats per event (None unless the decoder is a likelihood of the current set), KL in nats per set.
 
     Raises UserError when no stay has a known outcome, for a run that was trained without, and for a baseline.
     """
+    if index is None and not isinstance(run, Baseline):
+        index = run.unseen(cohort)
     return scores_and_probabilities(run, cohort, index, until)[0]
 
 

@@ -71,6 +71,10 @@ def read_cohort(
     value that is no number or beyond 1e12, an outcome that is not 0 or 1, a stay with two outcomes, a row without a
     stay, an outcome table none of whose stays has events.
     """
+    if not isinstance(events, (str, os.PathLike)):
+        raise UserError(
+            f"events are a {type(events).__name__}: give the path of a table (df.to_parquet(FILE) writes one)"
+        )
     sources = [*files(events), *(files(outcomes) if outcomes is not None else [])]
     for asked in (variables, None):
         found = open_mapped(place_of(events, sources, asked))

@@ -252,4 +252,16 @@ def _outcomes(path: str | os.PathLike, stays: np.ndarray) -> tuple[np.ndarray, i
             f'{path} and the events have no stay in common: it lists "{listed[0]}", the events "{stays[0]}"; '
             "ids are compared as text, so 7 is not 007"
         )
-    return _known(np.where(there, outcome[place], UNKNOWN), []), int((~np.isin(listed, stays)).sum())
+    strange, without = listed[~np.isin(listed, stays)], stays[~there]
+    bare = {_bare(stay): stay for stay in without.tolist()}
+    if twin := next((stay for stay in strange.tolist() if _bare(stay) in bare), None):
+        raise UserError(
+            f'{path} lists "{twin}", the events "{bare[_bare(twin)]}", and neither table has both: ids are compared as '
+            "text, so 7 is not 007, and a blank counts; write each id in one way"
+        )
+    return _known(np.where(there, outcome[place], UNKNOWN), []), len(strange)
+
+
+def _bare(stay: str) -> str:
+    """An id without what spreadsheets take away or leave behind."""
+    return stay.strip().lstrip("0").removesuffix(".0")

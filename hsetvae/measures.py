@@ -23,6 +23,7 @@ from .config import UserError
 PARKED = 0.1  # a KL within 10 % of the free-bits floor is parked there
 MI_ROWS = 500  # rows of the N × N matrix of log q in memory at a time
 GRADIENT = ("gradient_norm", "gradient_norm_clipped", "clipped", "gradient_cosine")  # columns of history.csv
+FOLDS = 4  # of the cross-fitted probes
 BINS = 10  # of the calibration table, equal in mass
 
 
@@ -130,7 +131,7 @@ def _gram(x: np.ndarray) -> np.ndarray:
 def _hsic(k: np.ndarray, m: np.ndarray) -> float:
     n = len(k)
     if n < 4:
-        raise UserError(f"similarity of {n} sets: the unbiased estimate needs at least 4")
+        raise UserError(f"similarity of {n} sets: the unbiased estimate needs at least 4, so give more stays")
     trace = (k * m).sum()
     means = k.sum() * m.sum() / ((n - 1) * (n - 2))
     cross = 2 * (k.sum(axis=0) @ m.sum(axis=0)) / (n - 2)
@@ -174,16 +175,16 @@ def mean_cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.divide((a * b).sum(axis=-1), size, out=np.zeros(len(a)), where=size > 0).mean())
 
 
-def ridge_r2(features: np.ndarray, target: np.ndarray, group: np.ndarray, folds: int = 4) -> np.ndarray:
+def ridge_r2(features: np.ndarray, target: np.ndarray, group: np.ndarray) -> np.ndarray:
     """R² of ridge regression on stays not fitted: features (n, D), target (n, k), group (n,) = stay -> (k,).
 
     Cross-fitted by stay; the penalty is chosen within the fitted folds.  NaN with fewer stays than folds and for a
     constant target; at most 0 in expectation where the features say nothing.
     """
-    if len(np.unique(group)) < folds:
+    if len(np.unique(group)) < FOLDS:
         return np.full(target.shape[1], np.nan)
     predicted = np.empty(target.shape)
-    for fit, held in GroupKFold(folds).split(features, groups=group):
+    for fit, held in GroupKFold(FOLDS).split(features, groups=group):
         ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 7), alpha_per_target=True))
         predicted[held] = ridge.fit(features[fit], target[fit]).predict(features[held]).reshape(len(held), -1)
     residual = np.square(target - predicted).mean(axis=0)

@@ -13,7 +13,7 @@ import torch
 from .cohort import Cohort
 from .config import UserError, stream
 from .data import at_most
-from .evaluate import passes
+from .evaluate import passes, refuse_baseline
 from .generate import impute
 
 MOST_EVENTS = 200_000  # of stays that nobody named: errors of frequent variables then stand to the second digit
@@ -30,6 +30,7 @@ def skill(run, cohort: Cohort, index: np.ndarray | None = None, seed: int = 0) -
     hidden value is carried.  Forecast: every set but the first of a stay, from those before it.  Tasks that the run was
     not trained for are left out.  Raises UserError without a likelihood decoder, and without stays.
     """
+    refuse_baseline(run)
     index = cohort.positions(at_most(cohort, run.unseen(cohort), MOST_EVENTS) if index is None else index)
     if run.config.decoder != "likelihood":
         raise UserError(

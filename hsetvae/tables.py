@@ -4,7 +4,9 @@ Parquet files.  What cannot be meant raises a UserError that names file, row and
 
 from __future__ import annotations
 
+import csv
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +23,11 @@ ROWS_AT_ONCE = 2**20  # rows of a Parquet piece
 BYTES_AT_ONCE = 2**25  # bytes of a CSV piece
 GZIP = b"\x1f\x8b"  # how a gzipped file begins
 PARQUET = b"PAR1"
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+NUMBERS = {
+    "hours": "hours since the start of the stay", "value": "a number, or leave the row out",
+    "outcome": "1 or 0, or nothing where it is unknown", "probability": "a number from 0 to 1, or nothing",
+}  # fmt: skip
 
 
 class Piece(NamedTuple):
@@ -33,7 +40,8 @@ class Piece(NamedTuple):
     def refuse(self, bad: np.ndarray, text: str) -> None:
         """UserError at the first row where `bad` (N,) is True; what follows in later pieces is not counted."""
         if bad.any():
-            more = f" (and {bad.sum() - 1:,} more rows)" if bad.sum() > 1 else ""
+            others = int(bad.sum()) - 1
+            more = f" (and {others:,} more row{'s' * (others > 1)})" if others else ""
             row = self.row + int(np.argmax(bad)) + 1
             raise UserError(f"{self.path}, row {row} (the header not counted) {text}{more}")
 
@@ -45,12 +53,13 @@ class Piece(NamedTuple):
         column = self.table.column(name)
         encoded = pa.types.is_dictionary(column.type)
         kind = column.type.value_type if encoded else column.type
-        if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+        if not (pa.types.is_integer(kind) or any(is_text(kind) for is_text in texts)):
             raise UserError(f"{self.path}: column {name} holds {kind}: write it as text or as whole numbers")
         column = (column if encoded else column.dictionary_encode()).unify_dictionaries().combine_chunks()
         texts = np.array(column.dictionary.cast(pa.string()).to_pylist(), dtype=str)
         names = np.unique(texts[np.char.strip(texts) != ""])
-        code = column.indices.fill_null(-1).to_numpy()
+        code = column.indices.cast(pa.int64()).fill_null(-1).to_numpy()  # other tools count without a sign
         broken = np.array([len(text.splitlines()) > 1 for text in texts.tolist()] + [False])
         self.refuse(broken[code], f"has a {name} of several lines: a quotation mark that opens there closes rows later")
         if len(names) == len(texts) and (names == texts).all():  # sorted already, as our own tables are
@@ -66,10 +75,16 @@ class Piece(NamedTuple):
         try:
             return column.cast(pa.float64(), safe=False).to_numpy()
         except pa.ArrowNotImplementedError:
-            raise UserError(f"{self.path}: column {name} holds {column.type}: write it as numbers") from None
+            raise UserError(
+                f"{self.path}: column {name} holds {column.type}: write {NUMBERS.get(name, 'a number')}"
+            ) from None
         except pa.ArrowInvalid:
             bad = np.array([not _is_number(text) for text in column.to_pylist()])
-            self.refuse(bad, f'has {name} "{column[int(np.argmax(bad))]}", which is not a number')
+            at, advice = int(np.argmax(bad)), f"write {NUMBERS.get(name, 'a number')}"
+            if re.fullmatch(r"[+-]?\d+,\d+", str(column[at]).strip()):
+                advice = "write a decimal point instead of the comma"
+            where = f'(stay "{self.table.column("stay")[at]}") ' * ("stay" in self.table.column_names)
+            self.refuse(bad, f'{where}has {name} "{column[at]}", which is not a number: {advice}')
             raise
 
 
@@ -84,6 +99,8 @@ def files(path: str | os.PathLike) -> list[Path]:
     """The files of a table: itself, or the Parquet files of a folder by name."""
     path = Path(path)
     found = sorted(path.glob("*.parquet")) if path.is_dir() else [path] * path.is_file()
+    if not found and path.is_dir():
+        raise UserError(f"{path} is a folder without .parquet files: give the path of a table")
     if not found:
         raise UserError(f"{path} is not a file: give the path of a Parquet or CSV table, or a folder of .parquet files")
     return found
@@ -137,9 +154,11 @@ def _start(path: Path) -> bytes:
 def _wanted(file: Path, names: Sequence[str], needed: Sequence[str], optional: Sequence[str]) -> list[str]:
     for name in needed:
         if names.count(name) != 1:
+            other = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), "")
+            hint = f' (separated by "{other}": save it with commas, and with decimal points)' if other else ""
             raise UserError(
                 f'{file} needs one column "{name}": the columns are {", ".join(needed)}, separated by commas; '
-                f"the file has {', '.join(names)}"
+                f"the file has {', '.join(names)}{hint}"
             )
     return [name for name in (*needed, *optional) if name in names]
 
@@ -162,6 +181,10 @@ def _csv(file: Path, needed: Sequence[str], optional: Sequence[str]) -> Iterator
         return pa.csv.open_csv(stream, pa.csv.ReadOptions(block_size=BYTES_AT_ONCE), convert_options=as_text)
 
     with pa.input_stream(os.fspath(file), compression=packed) as stream:
-        wanted = _wanted(file, opened(stream).schema.names, needed, optional)
+        start = stream.read(BYTES_AT_ONCE).lstrip(b"\r\n").split(b"\n", 1)[0]
+    if start.startswith(UTF16):
+        raise UserError(f"{file} is text in UTF-16: save it as CSV in UTF-8")
+    header = next(csv.reader([start.decode("utf-8-sig").rstrip("\r")]), [])
+    wanted = _wanted(file, header, needed, optional)
     with pa.input_stream(os.fspath(file), compression=packed) as stream:
         yield from (pa.Table.from_batches([batch]) for batch in opened(stream, include_columns=wanted))

@@ -41,7 +41,7 @@ from .stays import stays_of, write_stays
 from .teacher import taught
 
 ROWS_PER_EPOCH = 4  # rows of the history; validation is scored at the end of each epoch
-RESUME_SECONDS = 60  # a resume point at least this often, and after every epoch
+RESUME_SECONDS = 60  # a resume point with a row of the history when the last one is older, and after every epoch
 
 
 class TrainingDiverged(UserError):
@@ -71,6 +71,8 @@ def train(
     TrainingDiverged for a non-finite loss or gradient, or when every step was skipped for one.
     """
     out = Path(out)
+    if not isinstance(config, Config):
+        raise UserError(f"config is {config!r}: give a Config, for example IMPROVED or IMPROVED.but(epochs=5)")
     _check(device)
     standardiser = Standardiser.fit(cohort, split.train)
     if len(split.train) == 0 or len(split.validation) == 0:
@@ -133,11 +135,12 @@ def _check(device: str) -> None:
 
 def _fit(model, config, cohort, split, standardiser, out: Path, seed: int, progress, device: str, began: float) -> None:
     """Train until `done.json` is there; `began` is the moment from which its seconds count."""
-    out.mkdir(parents=True, exist_ok=True)
     if (out / DONE).exists():
         return
     model.to(device).train()
     forward, rank, world = _distributed(model, device)
+    if rank == 0:  # the others have no lock, and a folder that they made would be somebody else's
+        out.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=True)
     average = copy.deepcopy(model)
     per_epoch = len(batches(len(split.train), config.batch_size, seed, 0))
@@ -237,8 +240,8 @@ def _what_diverged(model: nn.Module, terms, batch, step: int) -> str:
         f"training diverged at step {step}: {where} is not finite"
         + (f"; terms not finite: {', '.join(terms_bad)}" if terms_bad else "")
         + f"; stays of this batch: {', '.join(batch.stay[:8])}{' …' if len(batch.stay) > 8 else ''}. "
-        "The last good checkpoint is intact. Lower lr, clip by norm (clip=norm), or count and skip such steps "
-        "(skip_nonfinite=true); detect_anomaly=true names the operation"
+        "A checkpoint that was written before is intact. Lower lr, clip by norm (clip=norm), or count and skip such "
+        "steps (skip_nonfinite=true); detect_anomaly=true names the operation"
     )
 
 
