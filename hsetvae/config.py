@@ -12,7 +12,6 @@ import difflib
 import functools
 import hashlib
 import importlib
-import json
 import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -207,10 +206,6 @@ class Config:
                 f"this configuration lacks {', '.join(missing)}: it was written by another version of hsetvae"
             )
         return cls().but(**values)
-
-    def key(self) -> str:
-        """Content hash of all fields, 16 hex digits."""
-        return hashlib.blake2b(json.dumps(self.to_dict(), sort_keys=True).encode(), digest_size=8).hexdigest()
 
     @classmethod
     def describe(cls) -> list[tuple[str, str, Any, str, str, str]]:

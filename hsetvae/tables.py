@@ -184,7 +184,8 @@ def _csv(file: Path, needed: Sequence[str], optional: Sequence[str]) -> Iterator
         start = stream.read(BYTES_AT_ONCE).lstrip(b"\r\n").split(b"\n", 1)[0]
     if start.startswith(UTF16):
         raise UserError(f"{file} is text in UTF-16: save it as CSV in UTF-8")
-    header = next(csv.reader([start.decode("utf-8-sig").rstrip("\r")]), [])
+    if not (header := next(csv.reader([start.decode("utf-8-sig", errors="replace").rstrip("\r")]), [])):
+        raise UserError(f"{file} is empty, and no table")
     wanted = _wanted(file, header, needed, optional)
     with pa.input_stream(os.fspath(file), compression=packed) as stream:
         yield from (pa.Table.from_batches([batch]) for batch in opened(stream, include_columns=wanted))

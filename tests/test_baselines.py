@@ -106,15 +106,18 @@ def test_a_damaged_or_misused_baseline_is_named(small, tmp_path):
     run = train_baseline("logistic", small, parts, tmp_path / "run")
     with pytest.raises(UserError, match="other variables"):
         run.predict(dataclasses.replace(small, variables=tuple(f"x{v}" for v in small.variables)))
+    with pytest.raises(UserError, match='no baseline "forest": choose among logistic, boosting'):
+        train_baseline("forest", small, parts, tmp_path / "forest")
+    assert run.evaluate(small) == run.evaluate(small, parts.test), "unseen stays, unless others are named"
     with pytest.raises(UserError, match="no stay to score"):
         run.predict(small, np.array([], dtype=int))
     with pytest.raises(UserError, match="known outcome"):
         run.evaluate(dataclasses.replace(small, outcome=None))
     content = (tmp_path / "run" / "features.npz").read_bytes()
     (tmp_path / "run" / "features.npz").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match="not a whole baseline"):
+    with pytest.raises(UserError, match=r"holds no baseline, or .* is damaged"):
         load_baseline(tmp_path / "run")
-    with pytest.raises(UserError, match="not a whole baseline"):
+    with pytest.raises(UserError, match=r"holds no baseline, or .* is damaged"):
         load_baseline(tmp_path)
     assert json.loads((tmp_path / "run" / "baseline.json").read_text())["baseline"] == "logistic"
 

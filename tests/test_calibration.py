@@ -91,12 +91,25 @@ def test_a_calibration_is_fitted_again_when_an_outcome_was_corrected(fresh):
     assert calibrate(run, cohort) == before
 
 
+def test_a_calibration_that_cannot_be_kept_is_used_all_the_same(fresh, monkeypatch):
+    run, cohort, _ = fresh
+
+    def full(path, content):
+        raise UserError(f"{path} cannot be written (No space left on device): choose another place")
+
+    monkeypatch.setattr("hsetvae.calibration.write_atomically", full)
+    with pytest.warns(UserWarning, match=r"is used now and not kept for other tables: .*No space left"):
+        found = calibrate(run, cohort)
+    monkeypatch.undo()
+    assert found == calibrate(run, cohort)
+
+
 def test_a_calibration_is_kept_for_tables_without_the_validation_stays(fresh):
     run, cohort, parts = fresh
     tested = cohort.subset(parts.test)
-    with pytest.raises(UserError, match=r"0 of the 60 validation stays of .* are in this table: calibrate with"):
+    with pytest.raises(UserError, match=r"no calibration at hour all, and 0 of its 60 validation stays are"):
         calibrate(run, tested)
-    with pytest.raises(UserError, match=r"59 of the 60 validation stays"):
+    with pytest.raises(UserError, match=r"59 of its 60 validation stays"):
         calibrate(run, cohort.subset(np.delete(np.arange(len(cohort)), parts.validation[0])))
     assert not (run.folder / "calibration.json").exists()
     first = calibrate(run, cohort)

@@ -169,8 +169,11 @@ WRONG = {  # words of the command ({own} is the folder above, {new} a path that 
     "a device that is not there": ("train {tables} --device banana --out {new}", 'device "banana" cannot be used'),
     "stays that are too long": ("train {tables} --set max_sets=3 --out {new}", "more than max_sets = 3"),
     "no such table": ("train --data {new} --out {new}", "is not a file"),
-    "a folder as table": ("train --data {own} --out {new}", "is not a file"),
-    "a folder as outcomes": ("train --data {own}/events.csv --outcomes {own} --out {new}", "is not a file"),
+    "a folder as table": ("train --data {own} --out {new}", "is a folder without .parquet files"),
+    "a folder as outcomes": (
+        "train --data {own}/events.csv --outcomes {own} --out {new}",
+        "is a folder without .parquet files",
+    ),
     "a run where a run is": ("train {tables} --out {own}/run", "already holds a run: use --resume"),
     "other settings where a run is": ("train {tables} --out {own}/run --resume --set beta=0.3", "beta is 0.1 there"),
     "a baseline where a run is": ("train {tables} --preset boosting --out {own}/run", "choose another --out"),

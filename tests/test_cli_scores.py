@@ -88,7 +88,7 @@ def test_a_prediction_is_explained_in_a_table_and_a_figure(call, own, tables, tm
 def test_a_table_without_the_validation_stays_does_not_calibrate_a_run(call, own, tmp_path):
     write_cohort(simulate(12, seed=2).cohort, tmp_path / "other.parquet")
     refused = call("evaluate", own / "run", "--data", tmp_path / "other.parquet", "--calibrated")
-    assert refused.status == 2 and "0 of the 8 validation stays of" in refused.err and "calibrate with" in refused.err
+    assert refused.status == 2 and "0 of its 8 validation stays" in refused.err and "calibrate once with" in refused.err
     assert not (own / "run" / "calibration.json").exists()
 
 

@@ -290,8 +290,11 @@ def test_stays_are_chosen_by_position_or_by_a_mask_and_by_nothing_else():
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             cohort.positions(np.array(wrong))
-    with pytest.raises(UserError, match="an hour that is no number"):
-        cohort.until(float("nan"))
+    for hour in (float("nan"), -1.0, "12"):
+        with pytest.raises(UserError, match=f"cut at {hour!r}: give hours since its start"):
+            cohort.until(hour)
+    with pytest.raises(UserError, match="fit = 'a', score = None: give lists of groups"):
+        split(cohort, 0, fit="a")
 
 
 def test_a_subset_holds_the_same_stays():

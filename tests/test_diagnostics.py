@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hsetvae.advice import advise
+from hsetvae.baselines import train_baseline
 from hsetvae.config import BASELINE, UserError
 from hsetvae.data import split
 from hsetvae.diagnostics import diagnose
@@ -124,6 +125,15 @@ def test_a_diagnosis_leaves_the_run_as_it_was(small_run):
     for name, tensor in run.model.state_dict().items():
         assert tensor.dtype == before[name].dtype and torch.equal(tensor, before[name]), name
     assert not run.model.training
+
+
+def test_what_cannot_be_diagnosed_is_refused_in_words(small_run, tmp_path):
+    run, cohort, parts = small_run
+    with pytest.raises(UserError, match=r"state has shape \(3, 2\): give one row for each of"):
+        diagnose(run, cohort, parts.test, state=np.zeros((3, 2)))
+    baseline = train_baseline("logistic", cohort, parts, tmp_path / "baseline")
+    with pytest.raises(UserError, match="this is a baseline, which has no sets"):
+        diagnose(baseline, cohort)
 
 
 def test_levels_add_up(measures):

@@ -29,6 +29,7 @@ def test_a_mask_chooses_the_stays_that_it_marks(small_run):
     mask = np.isin(np.arange(len(cohort)), parts.test)
     assert np.array_equal(predict(run, cohort, mask), predict(run, cohort, parts.test))
     assert evaluate(run, cohort, mask) == evaluate(run, cohort, parts.test)
+    assert evaluate(run, cohort) == evaluate(run, cohort, parts.test), "unseen stays, unless others are named"
     with pytest.raises(UserError, match=f"there is no stay {len(cohort)}"):
         predict(run, cohort, np.array([0, len(cohort)]))
 

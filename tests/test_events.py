@@ -68,18 +68,23 @@ REFUSED = {
     ),
     "a time of 1e300": (GOOD + "x,1e300,HR,1\n", r'row 4 .*stay "x".* time beyond 1e\+06 hours'),
     "columns separated by tabs": (GOOD.replace(",", "\t"), 'needs one column "stay".*separated by commas'),
-    "columns separated by semicolons": (GOOD.replace(",", ";").replace("0.5", "0,5"), "comma-separated text in UTF-8"),
+    "columns separated by semicolons": (
+        GOOD.replace(",", ";").replace("0.5", "0,5"),
+        'separated by ";": save it with commas, and with decimal points',
+    ),
+    "decimal commas": (GOOD + 'x,"0,5",HR,2\n', r'\(stay "x"\) has hours "0,5".*: write a decimal point'),
+    "a time of day": (GOOD + "x,2024-03-01,HR,2\n", r'\(stay "x"\) has hours .*: write hours since the start'),
     "another encoding": (GOOD.replace("HR", "Größe").encode("latin-1"), "comma-separated text in UTF-8"),
-    "two bytes a letter": (GOOD.encode("utf-16"), "comma-separated text in UTF-8"),
+    "two bytes a letter": (GOOD.encode("utf-16"), "is text in UTF-16: save it as CSV in UTF-8"),
     "a time of words": (GOOD + "x,noon,HR,1\n", 'row 4 .*hours "noon".*not a number'),
     "a value of 1e300": (GOOD + "x,0,HR,1e300\n", r'row 4 .*stay "x", variable "HR".*value beyond 1e\+12'),
     "an infinite value": (GOOD + "x,0,HR,-inf\n", "row 4 .*value that is not a finite number"),
     "an empty value": (GOOD + "x,0,HR,\n", "row 4 .*value that is not a finite number"),
-    "a value of words": (GOOD + "x,0,HR,high\nx,1,HR,low\n", r'row 4 .*value "high".*\(and 1 more rows\)'),
+    "a value of words": (GOOD + "x,0,HR,high\nx,1,HR,low\n", r'row 4 .*value "high".*\(and 1 more row\)'),
     "no stay id": (GOOD + ",0,HR,1\n", "row 4 .*no stay id"),
     "a row that is cut": (GOOD + "x,0,HR\n", "damaged, cut or no table: .*Expected 4 columns"),
     "no rows": (HEADER, "has no rows"),
-    "an empty file": ("", "damaged, cut or no table"),
+    "an empty file": ("", "is empty, and no table"),
     "no usable row": (HEADER + "1,0,,5\n", "no event that can be used"),
     "bytes that are no text": (b"stay,hours,variable,value\n1,0,\xff\xfe,2\n", "damaged, cut or no table"),
     "two outcomes of one stay": (
@@ -109,7 +114,8 @@ def test_what_cannot_be_meant_is_refused_with_file_and_row(case, read):
         ("stay,outcome\n7,0\n007,0.5\n", r'row 2 .*\(stay "007"\) has outcome 0.5: it must be 0, 1 or empty'),
         ("stay,death\n7,0\n", 'needs one column "outcome"'),
         ("stay,outcome\n,0\n", "no stay id"),
-        ("", "damaged, cut or no table: Empty CSV file"),
+        ("", "is empty, and no table"),
+        ("stay,outcome\n7,0\n0007,1\n", 'lists "0007", the events "007", and neither table has both'),
         (
             "stay,outcome\n7.0,1\n8.0,0\n",
             'no stay in common: it lists "7.0", the events "007"; ids are compared as text',
@@ -161,9 +167,11 @@ def test_cut_files_are_refused(tmp_path):
             with pytest.raises(UserError, match=f"{name} cannot be read, it is damaged, cut"):
                 read_cohort(tmp_path / name)
     (tmp_path / "empty").mkdir()
-    for path in (tmp_path / "absent.csv", tmp_path / "empty"):
-        with pytest.raises(UserError, match="is not a file"):
+    for path, said in ((tmp_path / "absent.csv", "is not a file"), (tmp_path / "empty", "without .parquet files")):
+        with pytest.raises(UserError, match=said):
             read_cohort(path)
+    with pytest.raises(UserError, match="events are a DataFrame: give the path of a table"):
+        read_cohort(pd.DataFrame())
 
 
 def test_a_gzipped_csv_is_the_csv(read, tmp_path):
@@ -178,6 +186,12 @@ def test_a_parquet_table_of_any_tool_is_read(tmp_path, read):
     assert read_cohort(tmp_path / "t.parquet")[0].key() == expected.key()
     frame.astype({"variable": "category"}).to_parquet(tmp_path / "c.parquet")
     assert read_cohort(tmp_path / "c.parquet")[0].key() == expected.key()
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    for kind in (pa.dictionary(pa.uint32(), pa.string()), pa.string_view()):
+        names = table["variable"].dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else kind
+        column = names if not isinstance(names, pa.DataType) else table["variable"].cast(kind)
+        pq.write_table(table.set_column(2, "variable", column), tmp_path / "d.parquet")
+        assert read_cohort(tmp_path / "d.parquet")[0].key() == expected.key(), kind
 
 
 @pytest.mark.parametrize(

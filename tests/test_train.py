@@ -322,7 +322,7 @@ from hsetvae.data import split
 from hsetvae.simulate import simulate
 from hsetvae.train import train
 cohort = simulate(40, seed=1).cohort
-config = BASELINE.but(width=16, latent=6, feedforward=16, epochs=2, pretrain_epochs=0)
+config = BASELINE.but(width=16, latent=6, feedforward=16, epochs=2, pretrain_epochs=1)
 train(config, cohort, split(cohort, 0), sys.argv[1], progress=False)
 """
 
