@@ -129,7 +129,7 @@ class Config:
     free_bits_per: Literal["dimension", "level"] = knob(
         "dimension", "the floor holds for each dimension, or for the sum over a level's dimensions", ledger="H3 L6"
     )
-    level_weights: Literal["equal", "depth"] = knob("equal", "KL weight per level: 1, or (l+1)/L", ledger="L3")
+    level_weights: Literal["equal", "depth"] = knob("equal", "KL weight of level l = 1 … L: 1, or l/L", ledger="L3")
     variance_weight: float = knob(0.0, "weight of the variance regulariser mean(logvar²)", "", "L2", at_least=0)
     mean_weight: float = knob(0.0, "weight of the mean regulariser mean(mu²)", "", "L2", at_least=0)
     class_weight: float = knob(0.5, "weight w of the outcome's cross-entropy", "", "H2", at_least=0)

@@ -56,6 +56,7 @@ CHINESE = {
     r"^(\S+) minus boosting \[95 %\]$": r"\1 减梯度提升 [95 %]",
     r"^(\S+) \(boosting there\)$": r"\1（梯度提升，同样的划分）",
     r"^logistic regression$": "逻辑回归", r"^boosting$": "梯度提升", r"^boosting, tuned$": "梯度提升（调参）",
+    r"^two boostings, averaged$": "两个梯度提升的平均", r"^five boostings, averaged$": "五个梯度提升的平均",
     r"^baseline$": "BASELINE 预设", r"^improved$": "IMPROVED 预设", r"^recommended$": "RECOMMENDED 预设",
     r"^recommended and boosting, averaged$": "RECOMMENDED 与梯度提升的平均",
     r"^who$": "模型", r"^splits$": "划分数",

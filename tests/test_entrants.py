@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hsetvae.config import UserError
+from hsetvae.config import UserError, stream
 from hsetvae.data import Standardiser, split
 from hsetvae.entrants import compete, hourly
 from hsetvae.evaluate import predict
@@ -112,6 +112,17 @@ def test_the_tuned_boosting_is_the_best_of_its_candidates_on_validation_stays(co
 
     several, _ = compete("tuned boosting", {"trials": 4}, cohort, parts, 0, tmp_path)
     assert loss(several.validation) <= loss(untuned.validation) + 1e-12
+
+
+def test_averaged_boosting_is_the_mean_of_boostings_that_differ_in_their_start_only(cohort, tmp_path):
+    parts = split(cohort, 0, (0.7, 0.1, 0.2))
+    alone, _ = compete("boosting", {}, cohort, parts, 3, tmp_path)
+    one, two = (compete("averaged boosting", {"starts": n}, cohort, parts, 3, tmp_path)[0] for n in (1, 2))
+    other, _ = compete("boosting", {}, cohort, parts, stream(3, "start 1"), tmp_path)
+    for part in ("validation", "test"):
+        first, second = getattr(alone, part), getattr(other, part)
+        assert np.array_equal(getattr(one, part), first) and not np.array_equal(first, second)
+        assert np.allclose(getattr(two, part), (first + second) / 2, atol=1e-15)
 
 
 def test_hourly_values_are_the_means_of_the_long_table(cohort):
