@@ -107,11 +107,11 @@ def test_a_cut_stay_holds_its_sets_until_then_and_never_none(cohort):
         assert after.variable.tolist() == before.variable[:events].tolist()
         assert after.value.tolist() == before.value[:events].tolist()
     assert cohort.until(np.inf).key() == cohort.key()
-    early = cohort.until(-1.0)
+    early = cohort.until(0.0)
     assert (np.diff(early.first_set) == 1).all() and early.hours.tolist() == cohort.hours[
         cohort.first_set[:-1]
     ].tolist()
-    each = np.where(np.arange(len(cohort)) % 2, np.inf, -1.0)
+    each = np.where(np.arange(len(cohort)) % 2, np.inf, 0.0)
     assert (np.diff(cohort.until(each).first_set)[1::2] == np.diff(cohort.first_set)[1::2]).all()
 
 
