@@ -53,8 +53,10 @@ IDS = (
     "print(json.dumps([[d, j['entrant'], j['facts']['seed'], j['facts']['id'], j['out']] "
     "for d in suite.designs for j in jobs_of(suite, d)]))"
 )
-
-
+MODEL = (
+    "from hsetvae.designs import modules_hash; from hsetvae.entrants import KINDS; "
+    "print(modules_hash(KINDS['model'].modules))"
+)
 ROWS = (
     "import sys; from hsetvae.standings import rows_of; from hsetvae.suite import load_suite; "
     "print(rows_of(load_suite(*sys.argv[2:]), sys.argv[1]).to_json(orient='records', double_precision=15))"
@@ -128,7 +130,8 @@ def _of_arms(study: Study, design: str, arms: set[str], before: Path, code: str,
 def confirm_suite(suite: Suite, before: Path, workers: int = 1) -> Confirmed:
     """Let the entrants of a suite keep those published rows that the code in the checkout `before` has made.
 
-    Both codes run every entrant of the designs that have rows on one split of STAYS stays.  UserError as in `confirm`.
+    Both codes run every entrant of the designs that have rows on one split of STAYS stays.  What is published about
+    single models, in tables beside that of the suite, is kept where no model differs.  UserError as in `confirm`.
     """
     file = suite.folder / f"{suite.name}.toml"
     declared = {before: _in(before, file), HERE: file}
@@ -149,7 +152,18 @@ def confirm_suite(suite: Suite, before: Path, workers: int = 1) -> Confirmed:
     parts = table["id"].str.split("+")  # of an average
     table["id"] = ["+".join(heirs.get(part, part) for part in ids) for ids in parts]
     write_atomically(published_table(suite), csv_of(table).encode())
+    models = {e.name for design in suite.designs for e in suite.design(design)[2] if e.kind == "model"}
+    if models & entrants and not models & differences.keys():
+        _keep_models(suite, before)
     return Confirmed(len(entrants), len(heirs), tuple(f"{name}: {words}" for name, words in differences.items()))
+
+
+def _keep_models(suite: Suite, before: Path) -> None:
+    """Let rows about single models, which name the fingerprint of the models' code before, name the present one."""
+    old, new = (_answer(root, MODEL).encode() for root in (before, HERE))
+    for path in published_table(suite).parent.glob(f"{suite.name}_*.csv"):
+        if old in (text := path.read_bytes()):
+            write_atomically(path, text.replace(old, new))
 
 
 def _of_entrants(

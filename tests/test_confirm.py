@@ -127,7 +127,14 @@ def test_entrants_whose_small_runs_are_the_same_keep_their_rows(suite, tmp_path)
     stale = table.assign(id=["+".join(older.get(part, part) for part in ids.split("+")) for ids in table["id"]])
     stale.to_csv(path, index=False)
 
+    old, new = (confirmed._answer(root, confirmed.MODEL) for root in (before, confirmed.HERE))
+    models = path.with_name(f"{suite.name}_skill.csv")
+    models.write_text(f"arm,skill,code\na,0.10,{old}\nb,0.20,older\n")
+
     found = confirm_suite(suite, before)
+    assert old in models.read_text(), "no model has shown that it is the same"
+    confirmed._keep_models(suite, before)
+    assert models.read_text() == f"arm,skill,code\na,0.10,{new}\nb,0.20,older\n"
     assert [re.sub(": .*", "", words) for words in found.differences] == ["logistic"]
     kept = pd.read_csv(path, dtype={"id": str})
     boosting, logistic = ((kept["entrant"] == name) for name in ("boosting", "logistic"))
