@@ -7,7 +7,7 @@
 results/challenge2012_stay.csv, when which variable was recorded in one stay.  `runs` scores trained runs on the stays
 they have not seen, beside gradient boosting fitted on the stays they have, and adds them to six tables in results/; a
 run that is there is replaced.  The column `code` holds the fingerprint of the code that scored it, so score a run with
-the code that trained it:
+the code that trained it; `hsetvae study confirm --suite` carries it over a change of code that changes no number:
 
     challenge2012_runs.csv          one row a run: scores, and what it cost
     challenge2012_curves.csv        one row an epoch: what was logged
