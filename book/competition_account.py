@@ -82,7 +82,7 @@ def account(
         against("not asked: a likelihood not below the baseline's, by both together", "negative_elbo", "baseline", -1),
         (f"trained within {minutes:g} minutes, refit included, by one thread beside another run",
          minutes - own["seconds_training"] / 60, own_overlap),
-        (f"{a_second:,g} stays predicted a second, by one thread beside another run",
+        (f"{a_second:,g} stays predicted a second, by one thread beside another run (alone: see above)",
          own["stays_per_second"] - a_second, own_overlap),
         (f"no more than {gib:g} GiB of memory", gib - own["peak_mib"] / 1024, own_overlap),
     ]  # fmt: skip
