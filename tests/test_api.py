@@ -18,7 +18,8 @@ def test_every_public_name_is_imported_explained_and_on_the_api_page():
     for name in api.__all__:
         assert f"`{name}`" in api.__doc__, f"the docstring does not place {name}"
         assert f"`{name}`" in PAGE, f"the table of the API page lacks {name}"
-        assert re.search(rf"^\.\. auto\w+:: hsetvae\.\w+\.{name}$", PAGE, flags=re.M), f"{name} is not described there"
+        described = rf"^(\.\. (auto\w+|py:data)::)? +hsetvae\.\w+\.{name}(\(.*\))?$"
+        assert re.search(described, PAGE, flags=re.M), f"{name} is not described there"
         thing = getattr(api, name)
         assert inspect.getdoc(thing) if callable(thing) else name in ("BASELINE", "IMPROVED", "RECOMMENDED")
 
