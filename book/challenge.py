@@ -232,7 +232,8 @@ def skill(arm: str, seed: int, most: int) -> None:
         names = {"n": "values", "model": "error of the model", "last": "of the last value", "mean": "of the mean"}
         part_ = part_[["variable", *names, "skill"]].rename(columns=names)
         bookkit.table(part_.head(most))
-        bookkit.table(part_.tail(-most), fold=f"The others ({len(part_) - most})")
+        if len(part_) > most:
+            bookkit.table(part_[most:], fold=f"The others ({len(part_) - most})")
 
 
 def carried(arm: str, seed: int) -> tuple[int, int]:
