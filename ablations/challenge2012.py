@@ -32,8 +32,6 @@ import hsetvae
 from hsetvae.baselines import fit_baselines
 from hsetvae.config import stream
 from hsetvae.data import Cohort, Split, split
-from hsetvae.designs import modules_hash
-from hsetvae.entrants import KINDS
 from hsetvae.evaluate import evaluate, predict
 from hsetvae.events import Report, read_cohort
 from hsetvae.explain import deletion, deletion_ratio
@@ -44,10 +42,11 @@ from hsetvae.runs import Run, load_run
 from hsetvae.scores import score_all
 from hsetvae.skill import skill
 from hsetvae.study import HASHES
+from hsetvae.suite import LOADED
 
 RESULTS = Path(__file__).resolve().parent / "results"
 METRICS = ("auroc", "auprc", "brier", "ece")
-CODE = modules_hash(KINDS["model"].modules)  # the fingerprint by which a suite knows its runs of the model
+CODE = LOADED["model"]  # the fingerprint by which a suite knows its runs of the model
 SPLITS = 5
 WRONG = 0.1  # share of the deaths, and of the survivors, that counts as the most confidently wrong
 EXPLAINED = 100  # stays of the deletion test

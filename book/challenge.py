@@ -13,14 +13,13 @@ from IPython.display import HTML, display
 
 from hsetvae.config import UserError
 from hsetvae.data import Cohort
-from hsetvae.designs import modules_hash
-from hsetvae.entrants import KINDS
 from hsetvae.study import HASHES
+from hsetvae.suite import LOADED
 
 RESULTS = Path(__file__).resolve().parent.parent / "ablations" / "results"
 SCORES = {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier score", "ece": "calibration error"}
 FACTS = pd.read_csv(RESULTS / "challenge2012.csv")
-CODE = modules_hash(KINDS["model"].modules)  # what rows of the present code carry
+CODE = LOADED["model"]  # what rows of the present code carry
 
 
 def part(name: str) -> pd.Series:

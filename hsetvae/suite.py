@@ -33,7 +33,8 @@ from .study import HASHES, each_once, ended_record, published_ids, read_record, 
 from .toml import all_of, checked, read_toml
 
 PLACE = ["design", "entrant", "seed", "status"]  # where a published row belongs
-LOADED = [modules_hash(kind.modules) for kind in KINDS.values()]  # of the code as it is loaded: `refuse_other_code`
+# kind -> fingerprint of its code as it is loaded (`refuse_other_code`)
+LOADED = {name: modules_hash(kind.modules) for name, kind in KINDS.items()}
 
 
 # --- declaration -----------------------------------------------------------------------------------------------------
