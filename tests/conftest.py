@@ -176,9 +176,14 @@ def suite(ran_suite, tmp_path) -> Suite:
 
 
 @pytest.fixture
-def shown(monkeypatch) -> list[str]:
-    """The HTML that helpers of the book display."""
+def pages(monkeypatch) -> None:
+    """The helpers of the book can be imported."""
     monkeypatch.syspath_prepend(str(ABLATIONS.parent / "book"))
+
+
+@pytest.fixture
+def shown(pages, monkeypatch) -> list[str]:
+    """The HTML that helpers of the book display."""
     pieces = []
     for name in ("bookkit", "competition", "competition_ladder", "competition_tradeoff", "earlier", "explorer"):
         monkeypatch.setattr(f"{name}.display", lambda piece: pieces.append(piece.data))

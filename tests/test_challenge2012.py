@@ -28,9 +28,8 @@ def script(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def challenge(monkeypatch):
+def challenge(pages):
     """The book's view of the records."""
-    monkeypatch.syspath_prepend(str(ROOT / "book"))
     import challenge
 
     return challenge

@@ -12,12 +12,7 @@ from hsetvae.data import Standardiser
 from hsetvae.simulate import EMISSIONS, simulate
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(autouse=True)
-def book(monkeypatch):
-    """The book's helpers can be imported."""
-    monkeypatch.syspath_prepend(str(ROOT / "book"))
+pytestmark = pytest.mark.usefixtures("pages")
 
 
 def test_units_are_those_of_the_glossary():

@@ -1,19 +1,11 @@
 """What the pages say of the records in words follows from the records."""
 
 import re
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-pytestmark = pytest.mark.xdist_group("book")
-
-
-@pytest.fixture
-def pages(monkeypatch) -> None:
-    """The helpers of the book can be imported."""
-    monkeypatch.syspath_prepend(str(ROOT / "book"))
+pytestmark = [pytest.mark.xdist_group("book"), pytest.mark.usefixtures("pages")]
 
 
 def effect_of(values, **more):
@@ -25,7 +17,7 @@ def effect_of(values, **more):
     return readings.Move(c=c, **(place | more))
 
 
-def test_a_prediction_about_a_measure_comes_true_fails_or_is_open(pages):
+def test_a_prediction_about_a_measure_comes_true_fails_or_is_open():
     clear, unclear = effect_of([1.0, 1.1, 0.9, 1.0]), effect_of([-1.0, 2.0, 0.0, 1.0])
     assert [clear.answers(w) for w in ("up", "down", "differs", "still")] == [True, False, True, False]
     assert {unclear.answers(w) for w in ("up", "down", "differs", "still")} == {None}
@@ -36,7 +28,7 @@ def test_a_prediction_about_a_measure_comes_true_fails_or_is_open(pages):
     assert overlap.answers("up") is None and overlap.seen() == "up, on these splits only"
 
 
-def test_an_explanation_stands_when_all_that_it_asks_for_was_seen(pages):
+def test_an_explanation_stands_when_all_that_it_asks_for_was_seen():
     import readings
 
     found = [
@@ -57,7 +49,7 @@ def test_an_explanation_stands_when_all_that_it_asks_for_was_seen(pages):
     assert "do not say why" in readings.explained(found, {"wrong": {"a": "down"}}, "supported")
 
 
-def test_an_effect_is_never_written_as_nothing_but_zeros(pages):
+def test_an_effect_is_never_written_as_nothing_but_zeros():
     import readings
 
     assert readings.effect(readings.compare(pd.Series([4e-5, 5e-5, 6e-5]).to_numpy())).startswith("+0.00005")
@@ -65,7 +57,7 @@ def test_an_effect_is_never_written_as_nothing_but_zeros(pages):
     assert readings.told_apart(0.99995, 1.0) == ("0.99995", "1")
 
 
-def test_a_figure_of_effects_is_read_by_its_verdicts_and_by_what_lies_furthest_out(pages):
+def test_a_figure_of_effects_is_read_by_its_verdicts_and_by_what_lies_furthest_out():
     import readings
 
     rows = [("a", 0.1, "supported"), ("b", -0.5, "undecided at n=3"), ("c", 0.2, "refuted: negligible")]
@@ -76,7 +68,7 @@ def test_a_figure_of_effects_is_read_by_its_verdicts_and_by_what_lies_furthest_o
     )
 
 
-def test_steps_are_told_by_the_sign_that_they_keep_and_by_where_they_matter_more(pages):
+def test_steps_are_told_by_the_sign_that_they_keep_and_by_where_they_matter_more():
     import readings
 
     up, far, noise = (pd.Series(v) for v in ([1.0, 1.1, 0.9, 1.0], [3.0, 3.1, 2.9, 3.1], [-1.0, 2.0, 0.0, -1.5]))
@@ -91,7 +83,7 @@ def test_steps_are_told_by_the_sign_that_they_keep_and_by_where_they_matter_more
     assert "in another: <code>turns</code>." in said and "comes last, for: <code>late</code>" in said
 
 
-def test_beside_the_arms_on_real_stays_stand_both_bars_on_the_same_test_stays(pages, monkeypatch):
+def test_beside_the_arms_on_real_stays_stand_both_bars_on_the_same_test_stays(monkeypatch):
     import readings
     import registerkit
 
