@@ -120,7 +120,8 @@ def rule(q: Question) -> str:
                   for m in q.mechanism if m in LEAST)  # fmt: skip
     return (
         "What each explanation asks for was put into this form after the runs, and the verdict does not depend on it. "
-        "An explanation stands when all that it asks for was seen, and does not stand when one answer is against it. "
+        "An explanation stands when all that it asks for was seen, but for what has no room to move, and does not stand "
+        "when one answer is against it. "
         "A move of an endpoint counts from the smallest effect of interest on, that of another measure as soon as it "
         f"is seen{own}."
     )
@@ -170,7 +171,7 @@ def far_out(part: pd.DataFrame) -> str:
 def surviving(found: dict[str, dict[str, pd.Series]]) -> str:
     """Step -> surroundings -> differences by replicate, as a conclusion: which steps keep their sign, which matter more
     when they come last."""
-    signs = {step: {np.sign(d.mean()) for d in kinds.values()} - {0.0} for step, kinds in found.items()}
+    signs = {step: {float(np.sign(d.mean())) for d in kinds.values()} for step, kinds in found.items()}
     seen = {
         step: {float(np.sign(d.mean())) for d in kinds.values() if leaves_out_zero(compare(d.to_numpy()))}
         for step, kinds in found.items()
@@ -182,7 +183,7 @@ def surviving(found: dict[str, dict[str, pd.Series]]) -> str:
         if leaves_out_zero(compare((last - alone).dropna().to_numpy())):
             (more if abs(last.mean()) > abs(alone.mean()) else less).append(step)
     return (
-        f"Of {len(found)} steps {sum(len(s) == 1 for s in signs.values())} keep the sign of their estimate in all "
+        f"Of {len(found)} steps {sum(s in ({1.0}, {-1.0}) for s in signs.values())} keep the sign of their estimate in all "
         f"three columns. An interval that leaves out zero, always on one side, in all three have: "
         f"{listed(s for s in always if len(seen[s]) == 1)}; on one side in one column and on the other in another: "
         f"{listed(s for s, ways in seen.items() if len(ways) > 1)}. The effects alone and last differ, by the interval "

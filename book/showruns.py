@@ -9,7 +9,7 @@ import pandas as pd
 
 MEASURES = {
     "au_ratio": "active units / dimensions", "kl": "KL (nats per set)", "mi": "mutual information (nats)",
-    "decoder_use_current": "decoder use (nats per set)", "at_floor": "share at the floor",
+    "decoder_use_current": "decoder use, current set (nats per set)", "at_floor": "share at the floor",
     "collapsed": "share collapsed (0.01, 0.01)", "mean_sigma": "mean sigma", "s_past": "S_past", "s_cur": "S_cur",
     "zh_cka": "similarity of z and h (CKA)", "probe_gain": "probe gain of h over z (R²)",
 }  # fmt: skip

@@ -77,9 +77,10 @@ def test_steps_are_told_by_the_sign_that_they_keep_and_by_where_they_matter_more
             "late": {"add": up, "leave": far, "roadmap": up},
             "turns": {"add": up, "leave": -up, "roadmap": up},
             "none": {"add": noise, "leave": noise, "roadmap": noise},
+            "nothing at first": {"add": 0 * up, "leave": up, "roadmap": up},
         }
     )
-    assert "Of 3 steps 2 keep the sign" in said and "in all three have: <code>late</code>;" in said
+    assert "Of 4 steps 2 keep the sign" in said and "in all three have: <code>late</code>;" in said
     assert "in another: <code>turns</code>." in said and "comes last, for: <code>late</code>" in said
 
 
