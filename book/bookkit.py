@@ -154,6 +154,11 @@ def picture(axes, alt: str, caption: str) -> None:
     ))  # fmt: skip
 
 
+def days(dates: pd.Series) -> str:
+    """The first and the last of some dates, or the one that they all are."""
+    return " to ".join(dict.fromkeys((dates.min(), dates.max())))
+
+
 def study_provenance(budget: str = BUDGET) -> None:
     """Version, dates, seeds, hardware and duration of the runs behind a page."""
     r = records(budget)
@@ -163,8 +168,8 @@ def study_provenance(budget: str = BUDGET) -> None:
         name: ", ".join(sorted(map(str, r[name].unique()))) for name in ("hsetvae", "torch", "python", "platform")
     }
     provenance(
-        f"{len(r)} runs, replicates {r['replicate'].min()} to {r['replicate'].max()}, made {r['date'].min()} to "
-        f"{r['date'].max()} with hsetvae {unique['hsetvae']}, torch {unique['torch']}, Python {unique['python']} on "
+        f"{len(r)} runs, replicates {r['replicate'].min()} to {r['replicate'].max()}, made {days(r['date'])} "
+        f"with hsetvae {unique['hsetvae']}, torch {unique['torch']}, Python {unique['python']} on "
         f"{unique['platform']}, {r['threads'].max()} thread a run, {r['seconds'].sum() / 3600:.1f} hours. Page built"
     )
 

@@ -108,7 +108,7 @@ def runs() -> None:
         others = int(part("size")["stays"]) - n  # boosting selects nothing and learns from all other stays
         cost.append({"model": "gradient boosting", **split, "learned from (stays)": others, "minutes": "–"})
     bookkit.table(cost)
-    bookkit.provenance(f"Runs recorded {table['date'].min()} to {table['date'].max()} with hsetvae "
+    bookkit.provenance(f"Runs recorded {bookkit.days(table['date'])} with hsetvae "
                        f"{', '.join(sorted(map(str, table['hsetvae'].unique())))}. Page built")  # fmt: skip
 
 

@@ -120,10 +120,9 @@ def rule(q: Question) -> str:
                   for m in q.mechanism if m in LEAST)  # fmt: skip
     return (
         "What each explanation asks for was put into this form after the runs, and the verdict does not depend on it. "
-        "An explanation stands when all that it asks for was seen, but for what has no room to move, and does not stand "
-        "when one answer is against it. "
-        "A move of an endpoint counts from the smallest effect of interest on, that of another measure as soon as it "
-        f"is seen{own}."
+        "An explanation stands when all that it asks for was seen, but for what has no room to move, and does not "
+        "stand when one answer is against it. A move of an endpoint counts from the smallest effect of interest on, "
+        f"that of another measure as soon as it is seen{own}."
     )
 
 
@@ -177,14 +176,14 @@ def surviving(found: dict[str, dict[str, pd.Series]]) -> str:
         for step, kinds in found.items()
     }
     always = [s for s, kinds in found.items() if all(leaves_out_zero(compare(d.to_numpy())) for d in kinds.values())]
-    more, less = [], []
+    kept, more, less = sum(s in ({1.0}, {-1.0}) for s in signs.values()), [], []
     for step, kinds in found.items():
         alone, last = kinds["add"], kinds["leave"]
         if leaves_out_zero(compare((last - alone).dropna().to_numpy())):
             (more if abs(last.mean()) > abs(alone.mean()) else less).append(step)
     return (
-        f"Of {len(found)} steps {sum(s in ({1.0}, {-1.0}) for s in signs.values())} keep the sign of their estimate in all "
-        f"three columns. An interval that leaves out zero, always on one side, in all three have: "
+        f"Of {len(found)} steps {kept} keep the sign of their estimate in all three columns. An interval "
+        f"that leaves out zero, always on one side, in all three have: "
         f"{listed(s for s in always if len(seen[s]) == 1)}; on one side in one column and on the other in another: "
         f"{listed(s for s, ways in seen.items() if len(ways) > 1)}. The effects alone and last differ, by the interval "
         f"of their paired difference, and lie further from zero when the step comes last, for: {listed(more)}; "

@@ -9,7 +9,7 @@ import os
 import numpy as np
 import pandas as pd
 import readings
-from bookkit import DIRECTIONS, STUDY, box, picture, provenance, settings_text, signed, table
+from bookkit import DIRECTIONS, STUDY, box, days, picture, provenance, settings_text, signed, table
 from IPython.display import HTML, display
 from simple import how_far
 
@@ -298,7 +298,7 @@ def register_provenance() -> None:
         return provenance()
     r = pd.concat(found).drop_duplicates("id")
     versions = ", ".join(sorted(r["hsetvae"].unique()))
-    provenance(f"{len(r)} runs, made {r['date'].min()} to {r['date'].max()} with hsetvae {versions}, "
+    provenance(f"{len(r)} runs, made {days(r['date'])} with hsetvae {versions}, "
                f"{r['seconds'].sum() / 3600:.1f} hours. Page built")  # fmt: skip
 
 
