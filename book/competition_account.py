@@ -54,6 +54,7 @@ def account(
         return
     own = competition.rows()[competition.rows()["entrant"] == "recommended"].set_index("seed")
     own_overlap, scores = overlap(), [(m, METRICS[m][0]) for m in ("auroc", "auprc")]
+    beside = "by one thread beside another run"
 
     def against(text: str, metric: str, other: str, unit: float = 1, one: str = "recommended") -> tuple:
         return text, unit * difference(metric, one, other), overlap(*({one, other} & set(_with_runs())))
@@ -80,9 +81,9 @@ def account(
                 "improved", -1),
         against("the same for the distortion alone", "nll_per_event", "improved", -1),
         against("not asked: a likelihood not below the baseline's, by both together", "negative_elbo", "baseline", -1),
-        (f"trained within {minutes:g} minutes, refit included, by one thread beside another run",
+        (f"trained twice, for the refit, within {minutes:g} minutes, {beside} (once and alone: see above)",
          minutes - own["seconds_training"] / 60, own_overlap),
-        (f"{a_second:,g} stays predicted a second, by one thread beside another run (alone: see above)",
+        (f"{a_second:,g} stays predicted a second, {beside} (alone: see above)",
          own["stays_per_second"] - a_second, own_overlap),
         (f"no more than {gib:g} GiB of memory", gib - own["peak_mib"] / 1024, own_overlap),
     ]  # fmt: skip

@@ -55,13 +55,21 @@ def value(name: str, unit: str, threads: int = 1) -> float:
 
 
 def alone() -> None:
-    """How fast the recommended preset predicts where nothing else runs, building of batches included."""
-    table = record("speed").query("name == 'build batches and predict, recommended'")
-    rates = ", ".join(f"{r.value:,.0f} with {r.threads} thread{'s' * (r.threads > 1)}" for r in table.itertuples())
-    if rates:
-        r = table.iloc[0]
-        text = f"Alone on a machine ({r['processor']}, {r['cores']} cores, {r['date']}) the recommended preset predicts"
-        bookkit.display(bookkit.HTML(f"<p>{html.escape(text)} so many stays a second: {rates}.</p>"))
+    """How fast the recommended preset learns and predicts where nothing else runs, building of batches included."""
+    table = record("speed")
+
+    def measured(name: str, unit: str, digits: int) -> str:
+        rows = table.query("name == @name and unit == @unit").itertuples()
+        return ", ".join(f"{r.value:,.{digits}f} with {r.threads} thread{'s' * (r.threads > 1)}" for r in rows)
+
+    r, whole = table.iloc[0], "train recommended, start to end"
+    text = (
+        f"Alone on a machine ({r['processor']}, {r['cores']} cores, {r['date']}) the recommended preset learns from "
+        f"{value(whole, 'stays'):,.0f} stays in so many minutes, from start to end: {measured(whole, 'minutes', 1)}; "
+        "and predicts so many stays a second: "
+        f"{measured('build batches and predict, recommended', 'stays/s', 0)}."
+    )
+    bookkit.display(bookkit.HTML(f"<p>{html.escape(text)}</p>"))
 
 
 def gpu(unit: str, **at) -> float:
