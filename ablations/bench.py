@@ -156,8 +156,8 @@ def measure(cohort: Cohort) -> Iterator[tuple[str, str, float]]:
     yield "batch building", "share of a step", built / (built + step)
 
     trainer.model.eval()
-    with torch.no_grad():
-        yield "predict", "stays/s", stays / seconds(lambda i: trainer.model(ready[i % len(ready)], sample=False))
+    predicting = seconds(torch.no_grad()(lambda i: trainer.model(ready[i % len(ready)], sample=False)))
+    yield "predict", "stays/s", stays / predicting
     trainer.model.train()
     yield "peak memory", "GiB", peak_gib()
 

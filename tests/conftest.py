@@ -185,6 +185,7 @@ def pages(monkeypatch) -> None:
 def shown(pages, monkeypatch) -> list[str]:
     """The HTML that helpers of the book display."""
     pieces = []
-    for name in ("bookkit", "competition", "competition_ladder", "competition_tradeoff", "earlier", "explorer"):
+    competing = ("competition", "competition_ladder", "competition_tradeoff")
+    for name in ("bookkit", "challenge", *competing, "earlier", "explorer"):
         monkeypatch.setattr(f"{name}.display", lambda piece: pieces.append(piece.data))
     return pieces

@@ -23,6 +23,13 @@ def test_a_table_says_whether_its_rows_begin_with_names_and_end_with_sentences(s
     ]  # fmt: skip
 
 
+def test_days_are_the_first_and_the_last_or_the_one_that_all_are(pages):
+    import bookkit
+
+    assert bookkit.days(pd.Series(["2026-01-03", "2026-01-01", "2026-01-02"])) == "2026-01-01 to 2026-01-03"
+    assert bookkit.days(pd.Series(["2026-01-01", "2026-01-01"])) == "2026-01-01"
+
+
 def test_an_explorer_shows_one_figure_at_a_time_and_says_what_is_on_each(shown):
     from explorer import explorer
 

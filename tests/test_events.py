@@ -188,9 +188,8 @@ def test_a_parquet_table_of_any_tool_is_read(tmp_path, read):
     assert read_cohort(tmp_path / "c.parquet")[0].key() == expected.key()
     table = pa.Table.from_pandas(frame, preserve_index=False)
     for kind in (pa.dictionary(pa.uint32(), pa.string()), pa.string_view()):
-        names = table["variable"].dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else kind
-        column = names if not isinstance(names, pa.DataType) else table["variable"].cast(kind)
-        pq.write_table(table.set_column(2, "variable", column), tmp_path / "d.parquet")
+        names = table["variable"].dictionary_encode() if pa.types.is_dictionary(kind) else table["variable"]
+        pq.write_table(table.set_column(2, "variable", names.cast(kind)), tmp_path / "d.parquet")
         assert read_cohort(tmp_path / "d.parquet")[0].key() == expected.key(), kind
 
 
